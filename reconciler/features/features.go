@@ -1,0 +1,82 @@
+// Package features says what a kernel can do: the names, the answers, and the probes that find them by trying.
+//
+// An answer has three values. True and false come from a probe that ran to its end; null means that the probe could not
+// tell, and carries the reason. Nothing here is derived from a version number.
+package features
+
+// Feature names one ability of a kernel.
+type Feature string
+
+// The abilities that resources of this module ask for. Names are stable: recorded feature files hold them.
+const (
+	NetNS         Feature = "netns"           // create and name a network namespace
+	IPv6          Feature = "ipv6"            // the kernel has IPv6 and it isn't switched off
+	LinkVeth      Feature = "link.veth"       // veth pairs
+	LinkBridge    Feature = "link.bridge"     // bridges
+	LinkMacvlan   Feature = "link.macvlan"    // macvlan in bridge mode
+	LinkIPvlanL2  Feature = "link.ipvlan-l2"  // ipvlan in l2 mode
+	LinkIPvlanL3  Feature = "link.ipvlan-l3"  // ipvlan in l3 mode
+	LinkNetkit    Feature = "link.netkit"     // netkit pairs
+	AddrProtocol  Feature = "addr.protocol"   // IFA_PROTO is stored with an address
+	NeighProtocol Feature = "neigh.protocol"  // NDA_PROTOCOL is stored with a neighbour entry
+	PeerGroup     Feature = "link.peer-group" // IFLA_GROUP is honoured among the attributes of a peer
+)
+
+// Status is the answer for one feature.
+type Status struct {
+	Supported *bool  `json:"supported"`       // nil: the probe could not tell
+	Reason    string `json:"reason"`          // what the kernel said, or how the answer was found
+	Since     string `json:"since,omitempty"` // the first upstream version that a person would look for; never used to decide
+}
+
+// Device is one network device of the host.
+type Device struct {
+	MTU      int    `json:"mtu"`
+	Driver   string `json:"driver"`
+	XDP      string `json:"xdp"` // native, generic or none
+	Reason   string `json:"reason"`
+	Wireless bool   `json:"wireless,omitempty"`
+}
+
+// HostFacts are what compiling needs to know of a host beyond its kernel.
+type HostFacts struct {
+	MemoryBytes int64             `json:"memory_bytes"`
+	CPUs        int               `json:"cpus"`
+	Devices     map[string]Device `json:"devices"`
+}
+
+// Set is everything that is known of one machine. It is the file that `plumb features -o json` writes.
+type Set struct {
+	FormatVersion string             `json:"format_version"`
+	Kernel        string             `json:"kernel"`
+	Arch          string             `json:"arch"`
+	Features      map[Feature]Status `json:"features"`
+	Host          *HostFacts         `json:"host,omitempty"`
+	Note          string             `json:"note,omitempty"` // says so when a file was written by hand
+	// AcceptAll makes every feature supported: `validate` without a features file.
+	AcceptAll bool `json:"-"`
+}
+
+// Supports reports whether f is known to be there.
+func (s *Set) Supports(f Feature) bool {
+	if s.AcceptAll {
+		return true
+	}
+	st := s.Features[f]
+	return st.Supported != nil && *st.Supported
+}
+
+// Why returns the reason of the answer for f, as a sentence part for people.
+func (s *Set) Why(f Feature) string {
+	if s.AcceptAll {
+		return "every feature is accepted"
+	}
+	st, ok := s.Features[f]
+	if !ok {
+		return "not probed on kernel " + s.Kernel
+	}
+	if st.Reason != "" {
+		return st.Reason
+	}
+	return "no reason recorded"
+}

@@ -1,0 +1,27 @@
+package reconciler
+
+import (
+	"context"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Ops are what a kind can do to a host. Every method may be run again after a crash at any point of it.
+type Ops[R resource.Resource] interface {
+	// Observe returns the objects that carry our mark, and those foreign ones that a desired object could meet. It
+	// writes nothing. wanted tells where to look beyond the mark.
+	Observe(ctx context.Context, h *host.Host, wanted []R) (owned, foreign []R, err error)
+	// Diff lists what differs; inPlace says that Update can mend it.
+	Diff(observed, desired R) (fields []resource.Field, inPlace bool)
+	// Create fails if anything is there already.
+	Create(ctx context.Context, h *host.Host, r R) error
+	Update(ctx context.Context, h *host.Host, from, to R) error
+	// Delete of a missing object is not an error; a foreign object is never touched.
+	Delete(ctx context.Context, h *host.Host, r R) error
+}
+
+// Conflicter is a kind whose foreign objects can be in the way of desired ones under another key. It is pure.
+type Conflicter[R resource.Resource] interface {
+	Conflicts(desired resource.State, foreign []R) []resource.Conflict
+}

@@ -1,0 +1,36 @@
+// Package netns is the kind of network namespaces: one per pod, named /run/netns/NAME, or an adopted one.
+package netns
+
+import (
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Kind is the name of this kind.
+const Kind resource.Kind = "netns"
+
+// NetNS is one pod's network namespace.
+type NetNS struct {
+	Name string
+	// Path is set for an adopted namespace (/proc/4242/ns/net): never created, never deleted.
+	Path string
+	From string // the field that asks for it
+}
+
+// For returns the ID of the namespace of a pod.
+func For(pod string) resource.ID { return resource.ID{Kind: Kind, Name: pod} }
+
+// ID implements resource.Resource.
+func (n NetNS) ID() resource.ID { return For(n.Name) }
+
+// After implements resource.Resource.
+func (n NetNS) After() []resource.ID { return nil }
+
+// DiesWith implements resource.Resource.
+func (n NetNS) DiesWith() []resource.ID { return nil }
+
+// Requires implements resource.Resource.
+func (n NetNS) Requires() []features.Feature { return []features.Feature{features.NetNS} }
+
+// Origin implements resource.Resource.
+func (n NetNS) Origin() string { return n.From }

@@ -1,0 +1,110 @@
+package resource
+
+// Action is what happens to an object.
+type Action string
+
+// The actions, as they stand in JSON. In text they print as + ~ -/+ -.
+const (
+	Create  Action = "create"
+	Update  Action = "update"
+	Replace Action = "replace" // deleted, then created
+	Delete  Action = "delete"
+)
+
+// Symbol is the action's sign in a text plan.
+func (a Action) Symbol() string {
+	switch a {
+	case Create:
+		return "+"
+	case Update:
+		return "~"
+	case Replace:
+		return "-/+"
+	}
+	return "-"
+}
+
+// Disruption says whom a change hurts, from nobody upward.
+type Disruption string
+
+// The classes of disruption, as they stand in JSON.
+const (
+	DisruptsNothing  Disruption = "none"
+	DisruptsNewFlows Disruption = "new-flows" // only flows that start during the change
+	DisruptsPod      Disruption = "pod"       // cuts one pod briefly
+	DisruptsLink     Disruption = "link"      // a link of the host flaps
+	DisruptsSession  Disruption = "session"   // may cut the operator's own session
+)
+
+// Level orders the classes; those of DisruptsPod and above need --allow-disruption.
+func (d Disruption) Level() int {
+	switch d {
+	case DisruptsNewFlows:
+		return 1
+	case DisruptsPod:
+		return 2
+	case DisruptsLink:
+		return 3
+	case DisruptsSession:
+		return 4
+	}
+	return 0
+}
+
+// Text is the class in words.
+func (d Disruption) Text() string {
+	return [...]string{"none", "new flows only", "cuts one pod briefly", "link flap", "may cut this session"}[d.Level()]
+}
+
+// Field is one difference between what is and what should be.
+type Field struct {
+	Name   string `json:"name"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// Change is one step of a plan.
+type Change struct {
+	ID         ID         `json:"id"`
+	Action     Action     `json:"action"`
+	Reason     string     `json:"reason"`
+	Disruption Disruption `json:"disruption"`
+	Fields     []Field    `json:"fields"`
+
+	// Before and After are the observed and the desired resource; nil where there is none.
+	Before Resource `json:"-"`
+	After  Resource `json:"-"`
+	// With is set where the kernel removes the object along with another one that this plan removes or replaces.
+	With *ID `json:"-"`
+	// Dropped marks a delete because the files no longer name the object, or name of the pod it belongs to.
+	Dropped bool `json:"-"`
+}
+
+// Conflict is somebody else's object in the way of a desired one. Nothing is touched while there is any.
+type Conflict struct {
+	ID      ID     `json:"id"`      // the desired object
+	Foreign string `json:"foreign"` // the object in the way, as `ip` would print it
+	Owner   string `json:"owner"`   // whose it is, as far as the kernel says ("protocol static", "not marked as plumb's")
+	Fix     string `json:"fix"`     // what a person can do
+}
+
+// Choice is the answer to one "auto" (or one explicit value) and why.
+type Choice struct {
+	Subject string `json:"subject"` // path of the field: "pods.web.attach"
+	Wanted  string `json:"wanted"`
+	Chosen  string `json:"chosen"`
+	Reason  string `json:"reason"`
+}
+
+// Plan is everything that an apply would do, in an order that works, and what a person should know before.
+type Plan struct {
+	Node      string
+	Kernel    string
+	Changes   []Change
+	Conflicts []Conflict
+	Choices   []Choice
+	Warnings  []string
+}
+
+// Empty reports whether the plan changes nothing.
+func (p *Plan) Empty() bool { return len(p.Changes) == 0 }

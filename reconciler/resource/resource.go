@@ -1,0 +1,59 @@
+// Package resource holds the words that the compiler and the reconciler share: IDs, resources, states, changes, plans.
+// It is pure data. Each kind of kernel object has a folder below this one.
+package resource
+
+import (
+	"cmp"
+
+	"plumb.internal/plumb/reconciler/features"
+)
+
+// Kind names a kind of kernel object: "link", "route".
+type Kind string
+
+// ID names one kernel object of a host. NetNS is the pod's name, or "" for the node's root namespace.
+type ID struct {
+	Kind  Kind   `json:"kind"`
+	NetNS string `json:"netns"`
+	Name  string `json:"name"`
+}
+
+// String is how people read an ID: "link web/eth0", "route 10.0.0.10/32" (root namespace).
+func (id ID) String() string {
+	if id.NetNS == "" {
+		return string(id.Kind) + " " + id.Name
+	}
+	return string(id.Kind) + " " + id.NetNS + "/" + id.Name
+}
+
+// Compare orders IDs by namespace, kind and name.
+func (id ID) Compare(o ID) int {
+	return cmp.Or(cmp.Compare(id.NetNS, o.NetNS), cmp.Compare(id.Kind, o.Kind), cmp.Compare(id.Name, o.Name))
+}
+
+// Resource is the desired or the observed state of one kernel object.
+type Resource interface {
+	ID() ID
+	// After lists what must exist before this can be created. IDs that are in no state are somebody else's objects.
+	After() []ID
+	// DiesWith lists what takes this along when it goes: the kernel removes this object together with any of them.
+	DiesWith() []ID
+	// Requires lists what the kernel must offer.
+	Requires() []features.Feature
+	// Origin is the field of the configuration that asks for this ("pods.web.mtu"); empty when observed.
+	Origin() string
+}
+
+// Disrupter is a resource whose changes can hurt traffic. Without it a change disrupts nothing.
+type Disrupter interface {
+	// Disruption says how disruptive it is to bring from (nil for a create) to this resource. For a delete it is
+	// called on the observed resource with from equal to it.
+	Disruption(action Action, from Resource) Disruption
+}
+
+// Claim is exclusive use of something that IDs don't show: resources may hold the same Key at the same time only with
+// the same Value. The kernel refuses, or silently changes, the second otherwise (the mode of an ipvlan parent).
+type Claim struct{ Key, Value string }
+
+// Claimer is a resource that holds claims.
+type Claimer interface{ Claims() []Claim }

@@ -1,0 +1,74 @@
+// Package route is the kind of unicast and unreachable routes.
+package route
+
+import (
+	"fmt"
+	"net/netip"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Kind is the name of this kind.
+const Kind resource.Kind = "route"
+
+// MainTable is the kernel's main routing table.
+const MainTable = 254
+
+// Route is one route with one next hop, or an unreachable route. Its key in the kernel is (Dst, Table, Metric).
+type Route struct {
+	NetNS  string
+	Dst    netip.Prefix // masked; 0.0.0.0/0 and ::/0 are the default routes
+	Table  int          // 0 is not valid: say MainTable
+	Metric int          // priority; 0 is valid for IPv4, the kernel turns 0 into 1024 for IPv6: say 1024 there
+	// Unreachable makes the kernel answer "host unreachable" at once. Dev, Gateway and Src are empty then.
+	Unreachable bool
+	Dev         string
+	Gateway     netip.Addr // zero: directly on Dev
+	OnLink      bool       // the gateway is taken to be on Dev whatever the addresses say
+	Src         netip.Addr // preferred source address; zero: the kernel's choice
+	Link        resource.ID
+	// PodPrefix says that Dst is a range of pod addresses: foreign addresses and routes inside it are conflicts.
+	PodPrefix bool
+	From      string
+}
+
+// ID implements resource.Resource: "10.0.0.10/32", with table and metric where they aren't the usual ones.
+func (r Route) ID() resource.ID {
+	name := r.Dst.String()
+	if r.Dst.Bits() == 0 {
+		name = "default"
+		if r.Dst.Addr().Is6() {
+			name = "default6"
+		}
+	}
+	if r.Table != MainTable {
+		name += fmt.Sprintf(" table %d", r.Table)
+	}
+	if usual := map[bool]int{true: 1024}[r.Dst.Addr().Is6()]; r.Metric != usual {
+		name += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	return resource.ID{Kind: Kind, NetNS: r.NetNS, Name: name}
+}
+
+// After implements resource.Resource.
+func (r Route) After() []resource.ID {
+	if r.Link == (resource.ID{}) {
+		return nil
+	}
+	return []resource.ID{r.Link}
+}
+
+// DiesWith implements resource.Resource.
+func (r Route) DiesWith() []resource.ID { return r.After() }
+
+// Requires implements resource.Resource.
+func (r Route) Requires() []features.Feature {
+	if r.Dst.Addr().Is6() {
+		return []features.Feature{features.IPv6}
+	}
+	return nil
+}
+
+// Origin implements resource.Resource.
+func (r Route) Origin() string { return r.From }

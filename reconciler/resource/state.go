@@ -1,0 +1,24 @@
+package resource
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// State is a set of resources, desired or observed.
+type State map[ID]Resource
+
+// Add puts r into the state; two resources of one ID are a mistake of the caller's.
+func (s State) Add(rs ...Resource) error {
+	for _, r := range rs {
+		if old, ok := s[r.ID()]; ok {
+			return fmt.Errorf("two resources are %s (from %s and %s)", r.ID(), old.Origin(), r.Origin())
+		}
+		s[r.ID()] = r
+	}
+	return nil
+}
+
+// IDs returns the IDs in order.
+func (s State) IDs() []ID { return slices.SortedFunc(maps.Keys(s), ID.Compare) }
