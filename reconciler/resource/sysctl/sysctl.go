@@ -17,6 +17,11 @@ type Sysctl struct {
 	Key   string
 	Value string // white space is folded when compared
 	Link  resource.ID
+	// OnlyFrom, if set, is the one present value that is changed; any other is left alone and counts as right.
+	// (accept_ra: 1 must become 2 before forwarding is switched on; 0 stays 0.)
+	OnlyFrom string
+	// Follow is another setting that must be in place first; zero for none.
+	Follow resource.ID
 	// MaySever says that the change can cut the operator's own session (forwarding on a router learnt by RA).
 	MaySever bool
 	From     string
@@ -34,11 +39,23 @@ func (s Sysctl) After() []resource.ID {
 	if s.Link != (resource.ID{}) {
 		ids = append(ids, s.Link)
 	}
+	if s.Follow != (resource.ID{}) {
+		ids = append(ids, s.Follow)
+	}
 	return ids
 }
 
-// DiesWith implements resource.Resource.
-func (s Sysctl) DiesWith() []resource.ID { return s.After() }
+// DiesWith implements resource.Resource: the namespace and the device.
+func (s Sysctl) DiesWith() []resource.ID {
+	var ids []resource.ID
+	if s.NetNS != "" {
+		ids = append(ids, resource.ID{Kind: "netns", Name: s.NetNS})
+	}
+	if s.Link != (resource.ID{}) {
+		ids = append(ids, s.Link)
+	}
+	return ids
+}
 
 // Requires implements resource.Resource.
 func (s Sysctl) Requires() []features.Feature { return nil }
