@@ -108,3 +108,41 @@ type Plan struct {
 
 // Empty reports whether the plan changes nothing.
 func (p *Plan) Empty() bool { return len(p.Changes) == 0 }
+
+// NeedsDisruption returns the changes that may be made only with --allow-disruption: those that cut a pod, a link or the
+// operator's own session.
+func (p *Plan) NeedsDisruption() []Change {
+	var cuts []Change
+	for _, c := range p.Changes {
+		if c.Disruption.Level() >= DisruptsPod.Level() {
+			cuts = append(cuts, c)
+		}
+	}
+	return cuts
+}
+
+// Summary counts the changes of a plan by action.
+type Summary struct {
+	Create  int `json:"create"`
+	Update  int `json:"update"`
+	Replace int `json:"replace"`
+	Delete  int `json:"delete"`
+}
+
+// Summary counts the plan's changes.
+func (p *Plan) Summary() Summary {
+	var s Summary
+	for _, c := range p.Changes {
+		switch c.Action {
+		case Create:
+			s.Create++
+		case Update:
+			s.Update++
+		case Replace:
+			s.Replace++
+		case Delete:
+			s.Delete++
+		}
+	}
+	return s
+}

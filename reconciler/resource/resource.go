@@ -4,6 +4,7 @@ package resource
 
 import (
 	"cmp"
+	"net/netip"
 
 	"plumb.internal/plumb/reconciler/features"
 )
@@ -57,3 +58,48 @@ type Claim struct{ Key, Value string }
 
 // Claimer is a resource that holds claims.
 type Claimer interface{ Claims() []Claim }
+
+// Describer is a resource that can print itself as `ip` prints it, on one line and without its kind and namespace:
+// "10.0.0.10/32 dev eth0".
+type Describer interface{ Describe() string }
+
+// Describe returns r on one line, after its kind: "route default via 169.254.10.24 dev eth0".
+func Describe(r Resource) string {
+	if d, ok := r.(Describer); ok {
+		return string(r.ID().Kind) + " " + d.Describe()
+	}
+	return string(r.ID().Kind) + " " + r.ID().Name
+}
+
+// Borrower is a resource that may stand for somebody else's object which plumb only uses (an adopted namespace). Letting
+// go of a borrowed one takes nothing along: what plumb put into it has to be deleted piece by piece.
+type Borrower interface{ Borrowed() bool }
+
+// Pod names the pod that r belongs to: its own namespace, or the namespace of the object that it lives and dies with (the
+// host's route to a pod). It is "" for what belongs to the node.
+func Pod(r Resource) string {
+	if pod := r.ID().pod(); pod != "" {
+		return pod
+	}
+	for _, id := range r.DiesWith() {
+		if pod := id.pod(); pod != "" {
+			return pod
+		}
+	}
+	return ""
+}
+
+// pod is the namespace that an ID names or is in. Every kind but netns has its namespace in the ID.
+func (id ID) pod() string {
+	if id.Kind == "netns" {
+		return id.Name
+	}
+	return id.NetNS
+}
+
+// PodPrefixer is a resource that stands for a whole range of pod addresses: somebody else's addresses, routes and
+// rules inside the range are in the way of pods.
+type PodPrefixer interface {
+	// PodRange returns the range, and whether there is one.
+	PodRange() (netip.Prefix, bool)
+}
