@@ -1,0 +1,181 @@
+package lab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// wire joins the nodes: their k-th uplinks are ports of the underlay's bridge netk, which has the address of a router in
+// each of their networks. The underlay routes between the networks, and podCIDRs to their nodes.
+func (l *Lab) wire() error {
+	under, underFD, err := openNS(l.Underlay)
+	if err != nil {
+		return err
+	}
+	defer under.Close()
+	defer underFD.Close()
+	if err := forward(underFD); err != nil {
+		return err
+	}
+	var bridges []netlink.Link
+	for i, n := range l.Nodes {
+		h, fd, err := openNS(n.PID)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		defer fd.Close()
+		for k, up := range n.Uplinks {
+			if k == len(bridges) {
+				br, err := addBridge(under, fmt.Sprintf("net%d", k), l.routers(k))
+				if err != nil {
+					return err
+				}
+				bridges = append(bridges, br)
+			}
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.MasterIndex, attrs.MTU = fmt.Sprintf("node%d-%d", i, k), bridges[k].Attrs().Index, n.UplinkMTU
+			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: up.Name, PeerNamespace: netlink.NsFd(fd), PeerMTU: uint32(n.UplinkMTU)}
+			if err := under.LinkAdd(veth); err != nil {
+				return fmt.Errorf("add uplink %s of node %s: %w", up.Name, n.Name, err)
+			}
+			if err := under.LinkSetUp(veth); err != nil {
+				return fmt.Errorf("set the underlay's end of uplink %s up: %w", up.Name, err)
+			}
+			if err := configure(h, up, l.routers(k)); err != nil {
+				return fmt.Errorf("set uplink %s of node %s up: %w", up.Name, n.Name, err)
+			}
+		}
+		if err := routePods(under, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openNS opens the network namespace of a holder.
+func openNS(pid int) (*netlink.Handle, netns.NsHandle, error) {
+	fd, err := netns.GetFromPid(pid)
+	if err != nil {
+		return nil, fd, fmt.Errorf("open namespace of process %d: %w", pid, err)
+	}
+	h, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)
+	if err != nil {
+		fd.Close()
+		return nil, fd, fmt.Errorf("open netlink in the namespace of process %d: %w", pid, err)
+	}
+	return h, fd, nil
+}
+
+// forward lets the underlay route.
+func forward(fd netns.NsHandle) error {
+	done := make(chan error)
+	go func() {
+		// The thread ends with the goroutine, since it never leaves the namespace.
+		runtime.LockOSThread()
+		if err := netns.Set(fd); err != nil {
+			done <- fmt.Errorf("enter underlay: %w", err)
+			return
+		}
+		for _, file := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile(file, []byte("1"), 0); err != nil && !os.IsNotExist(err) {
+				done <- fmt.Errorf("let the underlay forward: %w", err)
+				return
+			}
+		}
+		done <- nil
+	}()
+	return <-done
+}
+
+func addBridge(h *netlink.Handle, name string, addrs []netip.Prefix) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := h.LinkAdd(br); err != nil {
+		return nil, fmt.Errorf("add bridge %s to the underlay: %w", name, err)
+	}
+	if err := h.LinkSetUp(br); err != nil {
+		return nil, fmt.Errorf("set bridge %s up: %w", name, err)
+	}
+	for _, a := range addrs {
+		if err := h.AddrAdd(br, address(a)); err != nil {
+			return nil, fmt.Errorf("add address %s to bridge %s: %w", a, name, err)
+		}
+	}
+	return br, nil
+}
+
+// configure brings up the node's end of an uplink, with a default route through each router.
+func configure(h *netlink.Handle, up Uplink, routers []netip.Prefix) error {
+	link, err := h.LinkByName(up.Name)
+	if err != nil {
+		return fmt.Errorf("find link: %w", err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set link up: %w", err)
+	}
+	var families []bool
+	for _, text := range up.Addresses {
+		a, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("read address: %w", err)
+		}
+		if err := h.AddrAdd(link, address(a)); err != nil {
+			return fmt.Errorf("add address %s: %w", a, err)
+		}
+		i := slices.IndexFunc(routers, func(r netip.Prefix) bool { return r.Masked() == a.Masked() })
+		if i < 0 || slices.Contains(families, a.Addr().Is4()) {
+			continue
+		}
+		families = append(families, a.Addr().Is4())
+		// A second uplink's default route stands behind the first one's.
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: routers[i].Addr().AsSlice(), Priority: 100 + link.Attrs().Index}
+		if err := h.RouteAdd(route); err != nil {
+			return fmt.Errorf("add default route through %s: %w", routers[i].Addr(), err)
+		}
+	}
+	return nil
+}
+
+// routePods leads the node's podCIDRs to it, as the router of a real network would.
+func routePods(under *netlink.Handle, n Node) error {
+	for _, text := range n.PodCIDRs {
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil || len(n.Uplinks) == 0 {
+			continue // the compiler's to say
+		}
+		for _, a := range n.Uplinks[0].Addresses {
+			via, err := netip.ParsePrefix(a)
+			if err != nil || via.Addr().Is4() != cidr.Addr().Is4() {
+				continue
+			}
+			dst := cidr.Masked()
+			route := &netlink.Route{
+				Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), dst.Addr().BitLen())},
+				Gw:  via.Addr().AsSlice(),
+			}
+			if err := under.RouteAdd(route); err != nil {
+				return fmt.Errorf("route %s to node %s: %w", cidr, n.Name, err)
+			}
+			break
+		}
+	}
+	return nil
+}
+
+func address(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD // duplicate detection would keep it tentative for a second
+	}
+	return a
+}
