@@ -1,0 +1,78 @@
+package features
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// sandbox is an anonymous network namespace that exists as long as one probe runs.
+type sandbox struct {
+	h *netlink.Handle
+}
+
+// inSandbox runs try on a thread in a network and a mount namespace of its own. The thread ends with the probe, and the
+// namespaces with it: nothing that try makes in them can outlive it, whatever happens.
+func inSandbox(try func(*sandbox) error) error {
+	result := make(chan error, 1)
+	go onOwnThread(func() { result <- enterSandbox(try) })
+	return <-result
+}
+
+// onOwnThread runs fn on a thread that ends with it. The process's first thread can't end, it would stay in the
+// namespace for good and /proc/PID/ns would show it; so fn is never run there.
+func onOwnThread(fn func()) {
+	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onOwnThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+func enterSandbox(try func(*sandbox) error) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		return untried("unshare network and mount namespace", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return untried("make mounts private", err)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return untried("open rtnetlink", err)
+	}
+	defer h.Close()
+	return try(&sandbox{h: h})
+}
+
+// parent makes a veth pair to put other links on, and returns its first end, up.
+func (s *sandbox) parent() (netlink.Link, error) {
+	if err := s.h.LinkAdd(vethPair("parent", "parentpeer")); err != nil {
+		return nil, untried("create a veth pair to try it on", err)
+	}
+	l, err := s.up("parent")
+	if err != nil {
+		return nil, untried("set the veth pair up", err)
+	}
+	return l, nil
+}
+
+// up sets the named link up and returns it.
+func (s *sandbox) up(name string) (netlink.Link, error) {
+	l, err := s.h.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := s.h.LinkSetUp(l); err != nil {
+		return nil, fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return l, nil
+}
