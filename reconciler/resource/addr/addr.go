@@ -19,6 +19,13 @@ type Addr struct {
 	Prefix netip.Prefix // address and prefix length, not masked
 	Link   resource.ID  // the link resource that makes Dev; zero for a device that isn't ours
 	From   string
+
+	// What follows is observed only.
+
+	// Trouble says what is not as it should be: "tentative", "dadfailed", "prefix route". Empty when all is well.
+	Trouble string
+	// Protocol is who made a foreign address, as far as the kernel says; 0 where it doesn't.
+	Protocol int
 }
 
 // ID implements resource.Resource: "10.0.0.10/32 dev eth0".
@@ -49,3 +56,14 @@ func one(id resource.ID) []resource.ID {
 	}
 	return []resource.ID{id}
 }
+
+// Diff lists what differs between an observed and a desired address of one ID. Nothing can be mended in place.
+func (Ops) Diff(observed, desired Addr) (fields []resource.Field, inPlace bool) {
+	if observed.Trouble != desired.Trouble {
+		fields = append(fields, resource.Field{Name: "state", Before: observed.Trouble, After: "usable, no prefix route"})
+	}
+	return fields, false
+}
+
+// Ops implements reconciler.Ops for addresses.
+type Ops struct{}

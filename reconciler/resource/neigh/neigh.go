@@ -2,7 +2,9 @@
 package neigh
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -20,6 +22,9 @@ type Neigh struct {
 	Proxy bool
 	Link  resource.ID
 	From  string
+
+	// Protocol is who made a foreign entry; observed only.
+	Protocol int
 }
 
 // ID implements resource.Resource: "10.0.0.10 dev eth0".
@@ -52,3 +57,48 @@ func (n Neigh) Requires() []features.Feature {
 
 // Origin implements resource.Resource.
 func (n Neigh) Origin() string { return n.From }
+
+// Ops implements reconciler.Ops for neighbour entries.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired entry of one ID.
+func (Ops) Diff(observed, desired Neigh) (fields []resource.Field, inPlace bool) {
+	if !strings.EqualFold(observed.MAC, desired.MAC) {
+		fields = append(fields, resource.Field{Name: "lladdr", Before: observed.MAC, After: desired.MAC})
+	}
+	return fields, true
+}
+
+// Conflicts implements reconciler.Conflicter: one device has one entry for an address.
+func (Ops) Conflicts(desired resource.State, foreign []Neigh) []resource.Conflict {
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		if _, ok := desired[f.ID()]; !ok {
+			continue
+		}
+		owner := "not marked as plumb's"
+		if f.Protocol != 0 {
+			owner = fmt.Sprintf("protocol %d", f.Protocol)
+		}
+		ip := "ip"
+		if f.NetNS != "" {
+			ip = "ip -n " + f.NetNS
+		}
+		conflicts = append(conflicts, resource.Conflict{
+			ID:      f.ID(),
+			Foreign: "neighbour " + f.text(),
+			Owner:   owner,
+			Fix:     fmt.Sprintf("take it away (%s neigh del %s)", ip, f.ID().Name),
+		})
+	}
+	return conflicts
+}
+
+// text is the entry as `ip neigh` prints it.
+func (n Neigh) text() string {
+	s := fmt.Sprintf("%s dev %s", n.IP, n.Dev)
+	if n.Proxy {
+		return s + " proxy"
+	}
+	return s + " lladdr " + n.MAC + " PERMANENT"
+}

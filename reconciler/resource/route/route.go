@@ -31,6 +31,16 @@ type Route struct {
 	// PodPrefix says that Dst is a range of pod addresses: foreign addresses and routes inside it are conflicts.
 	PodPrefix bool
 	From      string
+
+	// What follows is observed only.
+
+	// Trouble says what of an own route isn't as any desired one: "2 next hops", "tos 8". Empty when all is well.
+	Trouble string
+	// Protocol, Type and Connected describe a foreign route: who made it, its type ("unicast", "local", "blackhole",
+	// ...), and whether the kernel or a router's announcement made it for a network that a device is on.
+	Protocol  int
+	Type      string
+	Connected bool
 }
 
 // ID implements resource.Resource: "10.0.0.10/32", with table and metric where they aren't the usual ones.
@@ -72,3 +82,43 @@ func (r Route) Requires() []features.Feature {
 
 // Origin implements resource.Resource.
 func (r Route) Origin() string { return r.From }
+
+// PodRange implements resource.PodPrefixer.
+func (r Route) PodRange() (netip.Prefix, bool) { return r.Dst, r.PodPrefix }
+
+// Ops implements reconciler.Ops for routes.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired route of one key. Everything that a desired route can say
+// is mended in place, without a moment in which packets find no route.
+func (Ops) Diff(observed, desired Route) (fields []resource.Field, inPlace bool) {
+	field := func(name, before, after string) {
+		if before != after {
+			fields = append(fields, resource.Field{Name: name, Before: before, After: after})
+		}
+	}
+	field("type", observed.kernelType(), desired.kernelType())
+	field("dev", observed.Dev, desired.Dev)
+	field("via", addrText(observed.Gateway), addrText(desired.Gateway))
+	field("onlink", fmt.Sprint(observed.OnLink), fmt.Sprint(desired.OnLink))
+	field("src", addrText(observed.Src), addrText(desired.Src))
+	field("next hops", observed.Trouble, desired.Trouble)
+	return fields, observed.Trouble == ""
+}
+
+func (r Route) kernelType() string {
+	switch {
+	case r.Type != "":
+		return r.Type
+	case r.Unreachable:
+		return "unreachable"
+	}
+	return "unicast"
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}

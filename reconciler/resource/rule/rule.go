@@ -19,6 +19,13 @@ type Rule struct {
 	Src      netip.Prefix
 	Table    int
 	From     string
+
+	// What follows is observed only.
+
+	// Rest is what else the rule says, as `ip rule` prints it: "to 192.0.2.0/24 fwmark 0x1". Empty on desired ones.
+	Rest string
+	// Protocol is who made a foreign rule.
+	Protocol int
 }
 
 // ID implements resource.Resource: "1000: from 10.0.0.10/32 lookup 112".
@@ -47,3 +54,14 @@ func (r Rule) Requires() []features.Feature {
 
 // Origin implements resource.Resource.
 func (r Rule) Origin() string { return r.From }
+
+// Ops implements reconciler.Ops for rules.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired rule of one ID.
+func (Ops) Diff(observed, desired Rule) (fields []resource.Field, inPlace bool) {
+	if observed.Rest != desired.Rest {
+		fields = append(fields, resource.Field{Name: "selectors", Before: observed.Rest, After: desired.Rest})
+	}
+	return fields, false
+}

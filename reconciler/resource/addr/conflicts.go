@@ -1,0 +1,88 @@
+package addr
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Conflicts implements reconciler.Conflicter. The kernel accepts one address on two devices, and a pod's address on a
+// device of the root namespace, without a word; then the foreign one wins.
+func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict {
+	type key struct {
+		netns string
+		addr  netip.Addr
+	}
+	wanted := map[netip.Addr]resource.ID{} // of pods: a local address of the root namespace hides them
+	local := map[key]resource.ID{}
+	type podRange struct {
+		prefix netip.Prefix
+		id     resource.ID
+	}
+	var ranges []podRange
+	for _, id := range desired.IDs() {
+		switch r := desired[id].(type) {
+		case Addr:
+			ip := r.Prefix.Addr()
+			local[key{r.NetNS, ip}] = id
+			if _, ok := wanted[ip]; !ok && !ip.IsLinkLocalUnicast() {
+				wanted[ip] = id
+			}
+		case resource.PodPrefixer:
+			if p, ok := r.PodRange(); ok {
+				ranges = append(ranges, podRange{p, id})
+			}
+		}
+	}
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		ip := f.Prefix.Addr()
+		id, ok := local[key{f.NetNS, ip}]
+		if ip.IsLinkLocalUnicast() {
+			// A link-local address belongs to its link: only the same link is a clash.
+			id = Addr{NetNS: f.NetNS, Dev: f.Dev, Prefix: f.Prefix}.ID()
+			_, ok = desired[id]
+		} else if !ok && f.NetNS == "" {
+			id, ok = wanted[ip]
+		}
+		if ok {
+			conflicts = append(conflicts, f.conflict(id, "the same address"))
+			continue
+		}
+		if f.NetNS != "" {
+			continue
+		}
+		i := slices.IndexFunc(ranges, func(r podRange) bool { return r.prefix.Contains(ip) })
+		if i >= 0 {
+			conflicts = append(conflicts, f.conflict(ranges[i].id, "an address inside the pod range "+ranges[i].prefix.String()))
+		}
+	}
+	return conflicts
+}
+
+func (a Addr) conflict(id resource.ID, what string) resource.Conflict {
+	ip := "ip"
+	if a.NetNS != "" {
+		ip = "ip -n " + a.NetNS
+	}
+	return resource.Conflict{
+		ID:      id,
+		Foreign: fmt.Sprintf("address %s dev %s", a.Prefix, a.Dev),
+		Owner:   a.owner(),
+		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, ip, a.Prefix, a.Dev),
+	}
+}
+
+func (a Addr) owner() string {
+	switch a.Protocol {
+	case 0:
+		return "not marked as plumb's"
+	case 1, 2, 3:
+		return "protocol " + [...]string{"kernel_lo", "kernel_ra", "kernel_ll"}[a.Protocol-1]
+	case resource.Protocol:
+		return "protocol 112 (plumb, another node)"
+	}
+	return fmt.Sprintf("protocol %d", a.Protocol)
+}

@@ -1,0 +1,189 @@
+package route
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Conflicts implements reconciler.Conflicter. The kernel accepts two routes to one prefix silently, and the one with the
+// lower metric or the longer prefix wins; so each foreign route that would win over a desired one is named here.
+func (Ops) Conflicts(desired resource.State, foreign []Route) []resource.Conflict {
+	type key struct {
+		netns string
+		table int
+		dst   netip.Prefix
+	}
+	byKey := map[key][]Route{}
+	var ranges []Route
+	for _, id := range desired.IDs() {
+		r, ok := desired[id].(Route)
+		if !ok {
+			continue
+		}
+		k := key{r.NetNS, r.Table, r.Dst}
+		byKey[k] = append(byKey[k], r)
+		if r.PodPrefix {
+			ranges = append(ranges, r)
+		}
+	}
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		if c, ok := sameKey(byKey[key{f.NetNS, f.Table, f.Dst}], f); ok {
+			conflicts = append(conflicts, c)
+			continue
+		}
+		// Addresses make routes in the local table; kind addr speaks about them.
+		if f.Dst.Bits() == 0 || (f.Type == "local" && f.Protocol == protoKernel) {
+			continue
+		}
+		for _, r := range ranges {
+			if f.NetNS != r.NetNS {
+				continue
+			}
+			if what := f.meets(r); what != "" {
+				conflicts = append(conflicts, f.conflict(r.ID(), what))
+				break
+			}
+		}
+	}
+	return conflicts
+}
+
+func sameKey(wanted []Route, f Route) (resource.Conflict, bool) {
+	for _, r := range wanted {
+		if f.Metric <= r.Metric {
+			return f.conflict(r.ID(), "it wins over plumb's route to the same prefix"), true
+		}
+	}
+	return resource.Conflict{}, false
+}
+
+// meets says how foreign route f is in the way of the pods of r's range, if it is.
+func (f Route) meets(r Route) string {
+	switch {
+	case f.Connected && f.Dst.Overlaps(r.Dst):
+		return fmt.Sprintf("the pod range %s overlaps a network that %s is on", r.Dst, f.Dev)
+	case f.Dst.Bits() > r.Dst.Bits() && r.Dst.Overlaps(f.Dst):
+		return fmt.Sprintf("it leads addresses of the pod range %s elsewhere", r.Dst)
+	}
+	return ""
+}
+
+func (f Route) conflict(id resource.ID, what string) resource.Conflict {
+	ip := "ip"
+	if f.Dst.Addr().Is6() {
+		ip = "ip -6"
+	}
+	if f.NetNS != "" {
+		ip += " -n " + f.NetNS
+	}
+	fix := fmt.Sprintf("%s: take it away (%s route del %s), or change the pods' addresses", what, ip, f.key())
+	if f.Connected {
+		fix = what + ": choose another range (podCIDRs), or another network for the device"
+	}
+	return resource.Conflict{ID: id, Foreign: f.text(), Owner: owner(f.Protocol), Fix: fix}
+}
+
+// key is what `ip route del` needs to find the route.
+func (r Route) key() string {
+	s := r.Dst.String()
+	if r.Dst.Bits() == 0 {
+		s = "default"
+	}
+	if r.Type != "" && r.Type != "unicast" {
+		s = r.Type + " " + s
+	}
+	if r.Table != MainTable {
+		s += " table " + tableName(r.Table)
+	}
+	if r.Metric != 0 {
+		s += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	return s
+}
+
+// text is the route as `ip route` prints it.
+func (r Route) text() string {
+	var b strings.Builder
+	word := func(format string, args ...any) { fmt.Fprintf(&b, " "+format, args...) }
+	if t := r.kernelType(); t != "unicast" {
+		word("%s", t)
+	}
+	switch {
+	case r.Dst.Bits() == 0:
+		word("default")
+	case r.Dst.IsSingleIP():
+		word("%s", r.Dst.Addr())
+	default:
+		word("%s", r.Dst)
+	}
+	if r.Gateway.IsValid() {
+		word("via %s", r.Gateway)
+	}
+	if r.Dev != "" {
+		word("dev %s", r.Dev)
+	}
+	if r.Table != MainTable {
+		word("table %s", tableName(r.Table))
+	}
+	if r.Protocol != 0 {
+		word("proto %s", protoName(r.Protocol))
+	}
+	if r.Connected && r.Dst.Addr().Is4() {
+		word("scope link")
+	}
+	if r.Src.IsValid() {
+		word("src %s", r.Src)
+	}
+	if r.Metric != 0 {
+		word("metric %d", r.Metric)
+	}
+	if r.OnLink {
+		word("onlink")
+	}
+	if r.Trouble != "" {
+		word("(%s)", r.Trouble)
+	}
+	return b.String()[1:]
+}
+
+func tableName(t int) string {
+	switch t {
+	case 253:
+		return "default"
+	case MainTable:
+		return "main"
+	case localTable:
+		return "local"
+	}
+	return fmt.Sprint(t)
+}
+
+// Numbers of rtnetlink.h that decide something here.
+const (
+	protoKernel = 2
+	protoRA     = 9
+	localTable  = 255
+)
+
+// protoName is the name of a routing protocol number as in iproute2's rt_protos.
+func protoName(p int) string {
+	if name, ok := map[int]string{
+		1: "redirect", protoKernel: "kernel", 3: "boot", 4: "static", 8: "gated", protoRA: "ra", 10: "mrt", 11: "zebra",
+		12: "bird", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel",
+		99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
+	}[p]; ok {
+		return name
+	}
+	return fmt.Sprint(p)
+}
+
+func owner(p int) string {
+	if p == resource.Protocol {
+		return "protocol 112 (plumb, another node)"
+	}
+	return "protocol " + protoName(p)
+}
