@@ -2,8 +2,25 @@
 package compiler
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
 
 	"plumb.internal/plumb/schema"
 )
@@ -14,20 +31,255 @@ type Source struct {
 	Config *schema.Config
 	// Digest is the sha256 of the configuration in hex: equal configurations have equal digests, however they are written.
 	Digest string
+
+	child *evaluator
 }
 
-// Load evaluates the CUE package in dir, with tags of the form key=value, in a guarded child process.
-// Its error is a *multierror.Error of errors that each start with file:line:col.
+// Limits of an evaluation. Mistakes and bombs end at these; the processor time grows with the size of the files, the memory
+// can be raised by the environment variable PLUMB_EVAL_MEMORY, in MiB, for a repository that really is that large.
+const (
+	defaultMemory = 320 << 20
+	defaultCPU    = 5 * time.Second
+	defaultWall   = 9 * time.Second
+	memoryEnv     = "PLUMB_EVAL_MEMORY"
+)
+
+// Load evaluates the CUE package in dir, with tags of the form key=value, in a guarded child process: configuration may come
+// from anybody who may write to a repository, and CUE can be made to use any amount of time, memory and stack.
+// Its error is a *multierror.Error of errors that each start with file:line:col where there is a place.
 func Load(ctx context.Context, dir string, tags []string) (*Source, error) {
-	return nil, errors.New("load: not built yet")
+	s, err := loadGuarded(ctx, dir, tags)
+	if err != nil {
+		merr, ok := err.(*multierror.Error) //nolint:errorlint // only our own, unwrapped
+		if !ok {
+			merr = multierror.Append(nil, err)
+		}
+		merr.ErrorFormat = formatErrors
+		return nil, merr
+	}
+	return s, nil
 }
 
-// RunEvaluator makes this process the guarded child if it was started as one, and reports whether it was. It must be the
-// first thing in main and TestMain, which return at once on true.
-func RunEvaluator() bool { return false }
-
-// Locate gives the Problems in err, which may be a *multierror.Error, their positions in the user's files.
-func (s *Source) Locate(err error) error { return err }
+func loadGuarded(ctx context.Context, dir string, tags []string) (*Source, error) {
+	req := request{Tags: tags, Memory: defaultMemory, CPU: defaultCPU}
+	if v := os.Getenv(memoryEnv); v != "" {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil || n < 64 {
+			return nil, fmt.Errorf("read %s: %q is not a number of MiB from 64 on", memoryEnv, v)
+		}
+		req.Memory = n << 20
+	}
+	var err error
+	if req.Dir, err = filepath.Abs(dir); err != nil {
+		return nil, fmt.Errorf("find %s: %w", dir, err)
+	}
+	if req.Cwd, err = os.Getwd(); err != nil {
+		req.Cwd = "/"
+	}
+	child, err := startEvaluator(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start the evaluator: %w", err)
+	}
+	s, err := child.evaluate(ctx, dir, req)
+	if err != nil {
+		child.close()
+		return nil, err
+	}
+	return s, nil
+}
 
 // Close ends the child that knows the positions.
-func (s *Source) Close() {}
+func (s *Source) Close() {
+	if s != nil && s.child != nil {
+		s.child.close()
+	}
+}
+
+// evaluator is the child process, seen from its parent.
+type evaluator struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr limitedBuffer
+	ended  chan struct{}
+
+	mu       sync.Mutex // one question at a time
+	timedOut atomic.Bool
+}
+
+func startEvaluator(ctx context.Context) (*evaluator, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	e := &evaluator{cmd: &exec.Cmd{Path: self, Args: []string{evaluatorName}, Env: []string{}, Dir: "/"}, ended: make(chan struct{})}
+	// Pipes of our own: those of exec.Cmd are closed by Wait, before the last answer is read.
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		inR.Close()
+		inW.Close()
+		return nil, err
+	}
+	e.cmd.Stdin, e.cmd.Stdout, e.cmd.Stderr = inR, outW, &e.stderr
+	e.in, e.out = inW, bufio.NewReaderSize(outR, 64<<10)
+	err = startGuarded(e.cmd, func(error) { close(e.ended) })
+	inR.Close()
+	outW.Close()
+	if err != nil {
+		inW.Close()
+		outR.Close()
+		return nil, err
+	}
+	go func() {
+		<-e.ended
+		inW.Close()
+	}()
+	return e, nil
+}
+
+func (e *evaluator) close() {
+	_ = e.cmd.Process.Kill()
+	<-e.ended
+}
+
+// answer reads one frame, and kills the child if that takes longer than wall.
+func (e *evaluator) answer(ctx context.Context, wall time.Duration) (byte, []byte, error) {
+	timer := time.AfterFunc(wall, func() {
+		e.timedOut.Store(true)
+		_ = e.cmd.Process.Kill()
+	})
+	defer timer.Stop()
+	defer context.AfterFunc(ctx, func() { _ = e.cmd.Process.Kill() })()
+	return readFrame(e.out)
+}
+
+func (e *evaluator) evaluate(ctx context.Context, dir string, req request) (*Source, error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFrame(e.in, frameRequest, b); err != nil {
+		return nil, e.died(ctx, dir, req)
+	}
+	wall := defaultWall
+	for {
+		kind, b, err := e.answer(ctx, wall)
+		if err != nil {
+			return nil, e.died(ctx, dir, req)
+		}
+		switch kind {
+		case frameReading:
+			cpu, err := time.ParseDuration(string(b))
+			if err != nil {
+				return nil, fmt.Errorf("evaluate %s: %w", dir, err)
+			}
+			req.CPU = cpu
+			wall = defaultWall + 4*(cpu-defaultCPU)
+		case frameErrors:
+			var mistakes []Mistake
+			if err := json.Unmarshal(b, &mistakes); err != nil {
+				return nil, fmt.Errorf("evaluate %s: %w", dir, err)
+			}
+			var merr *multierror.Error
+			for i := range mistakes {
+				merr = multierror.Append(merr, &mistakes[i])
+			}
+			return nil, merr
+		case frameConfig:
+			s := &Source{Config: new(schema.Config), child: e}
+			sum := sha256.Sum256(b)
+			s.Digest = hex.EncodeToString(sum[:])
+			r := wireReader{b: b}
+			r.value(reflect.ValueOf(s.Config).Elem())
+			if r.err != nil {
+				return nil, r.err
+			}
+			return s, nil
+		default:
+			return nil, fmt.Errorf("evaluate %s: the evaluator answers %q", dir, kind)
+		}
+	}
+}
+
+// died says why the child ended without an answer.
+func (e *evaluator) died(ctx context.Context, dir string, req request) error {
+	_ = e.cmd.Process.Kill() // a damaged answer is no better than none
+	<-e.ended
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("evaluate %s: %w", dir, err)
+	}
+	state := e.cmd.ProcessState
+	used := state.UserTime() + state.SystemTime()
+	stderr := e.stderr.Bytes()
+	switch {
+	case bytes.Contains(stderr, []byte("stack exceeds")) || bytes.Contains(stderr, []byte("stack overflow")):
+		return fmt.Errorf("evaluate %s: the configuration is nested too deeply", dir)
+	case bytes.Contains(stderr, []byte("out of memory")) || bytes.Contains(stderr, []byte("cannot allocate memory")):
+		return fmt.Errorf("evaluate %s: the configuration needs more than %d MiB of memory (%s=MiB allows more)", dir, req.Memory>>20, memoryEnv)
+	case e.timedOut.Load():
+		return fmt.Errorf("evaluate %s: the configuration takes too long (the limit is %v)", dir, defaultWall)
+	case !state.Exited() && used >= req.CPU-200*time.Millisecond:
+		return fmt.Errorf("evaluate %s: the configuration takes more than %v of processor time", dir, req.CPU)
+	case bytes.Contains(stderr, []byte("panic:")):
+		line, _, _ := bytes.Cut(stderr[bytes.Index(stderr, []byte("panic:")):], []byte("\n"))
+		return fmt.Errorf("evaluate %s: CUE broke down on this configuration: %s", dir, line)
+	case len(stderr) > 0:
+		line, _, _ := bytes.Cut(stderr, []byte("\n"))
+		return fmt.Errorf("evaluate %s: the evaluator ended: %s", dir, line)
+	}
+	return fmt.Errorf("evaluate %s: the evaluator ended: %v", dir, state)
+}
+
+// Locate gives the Problems in err, which may be a *multierror.Error, their positions in the user's files. Asking the child
+// only now keeps positions free of cost where there is no mistake.
+func (s *Source) Locate(err error) error {
+	problems := problemsIn(err)
+	if len(problems) == 0 || s.child == nil {
+		return err
+	}
+	var paths []string
+	for _, p := range problems {
+		paths = append(paths, p.Path, p.Other)
+	}
+	s.child.mu.Lock()
+	defer s.child.mu.Unlock()
+	b, jerr := json.Marshal(paths)
+	if jerr != nil || writeFrame(s.child.in, frameLocate, b) != nil {
+		return err
+	}
+	kind, b, rerr := s.child.answer(context.Background(), defaultWall)
+	var positions []string
+	if rerr != nil || kind != framePosition || json.Unmarshal(b, &positions) != nil || len(positions) != len(paths) {
+		return err // the mistake matters more than its place
+	}
+	for i, p := range problems {
+		p.Pos, p.OtherPos = positions[2*i], positions[2*i+1]
+	}
+	if merr := new(multierror.Error); errors.As(err, &merr) {
+		merr.ErrorFormat = formatErrors
+	}
+	return err
+}
+
+// limitedBuffer keeps the first bytes written to it.
+type limitedBuffer struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, p[:min(len(p), 16<<10-len(l.b))]...)
+	return len(p), nil
+}
+
+// Bytes is what was kept.
+func (l *limitedBuffer) Bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b
+}

@@ -147,10 +147,10 @@ type Maps struct {
 
 // HostTuning are settings of the machine itself.
 type HostTuning struct {
-	CPUGovernor string         `json:"cpuGovernor,omitempty"`
-	IRQBalance  string         `json:"irqbalance,omitempty"`
-	IRQAffinity map[string]any `json:"irqAffinity,omitempty"`
-	Profile     string         `json:"profile,omitempty"`
+	CPUGovernor string            `json:"cpuGovernor,omitempty"`
+	IRQBalance  string            `json:"irqbalance,omitempty"`
+	IRQAffinity map[string]string `json:"irqAffinity,omitempty"`
+	Profile     string            `json:"profile,omitempty"`
 }
 
 // Check is one statement on reachability.

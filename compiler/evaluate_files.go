@@ -1,0 +1,99 @@
+package compiler
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+)
+
+// Limits on what one repository may hold. They are far above what fits a node, and far below what hurts it.
+const (
+	maxFileBytes  = 32 << 20
+	maxTotalBytes = 64 << 20
+	maxFiles      = 10_000
+)
+
+var errTooLarge = fmt.Errorf("the file is larger than the %d MiB that plumb reads", maxFileBytes>>20)
+
+// reader reads the files of a repository. It opens regular files only, so that a FIFO or a device with the name of a file can't
+// hang or feed the evaluation, and it counts what it reads.
+type reader struct {
+	files int
+	bytes int64
+}
+
+// read reads a regular file within the limits; a symbolic link to one is one.
+func (r *reader) read(name string) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+	}
+	// Without O_NONBLOCK, opening a FIFO waits for a writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		if fi, serr := os.Stat(name); serr == nil && !fi.Mode().IsRegular() {
+			err = notRegular(fi.Mode())
+		}
+		return fail(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return fail(err)
+	}
+	if !fi.Mode().IsRegular() {
+		return fail(notRegular(fi.Mode()))
+	}
+	if fi.Size() > maxFileBytes {
+		return fail(errTooLarge)
+	}
+	// The size of a file in /proc is 0 whatever it holds.
+	b := make([]byte, 0, fi.Size()+1)
+	for len(b) <= maxFileBytes {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, 4096)
+		}
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fail(err)
+		}
+	}
+	if len(b) > maxFileBytes {
+		return fail(errTooLarge)
+	}
+	r.files++
+	r.bytes += int64(len(b))
+	if r.files > maxFiles {
+		return fail(fmt.Errorf("the repository has more than the %d files that plumb reads", maxFiles))
+	}
+	if r.bytes > maxTotalBytes {
+		return fail(fmt.Errorf("the repository has more than the %d bytes that plumb reads", maxTotalBytes))
+	}
+	return b, nil
+}
+
+func notRegular(m fs.FileMode) error {
+	kind := "special file"
+	switch {
+	case m.IsDir():
+		kind = "directory"
+	case m&fs.ModeNamedPipe != 0:
+		kind = "named pipe"
+	case m&fs.ModeSocket != 0:
+		kind = "socket"
+	case m&fs.ModeDevice != 0:
+		kind = "device"
+	}
+	return fmt.Errorf("is a %s, not a regular file", kind)
+}
