@@ -1,0 +1,302 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/internal/netns"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Entry is what is at the name of one namespace of ours, or of somebody else's.
+type Entry struct {
+	Name string
+	// NS are the handles, where it is a namespace of ours (or an adopted one); nil otherwise.
+	NS *NS
+	// Reserved says that our record reserves the name. With no NS that is what a killed creation or deletion left.
+	Reserved bool
+	// File says that something is at the name.
+	File bool
+	// Owner says whose it is, in words, where it isn't ours: "not marked as plumb's".
+	Owner string
+	// Adopted is the record of an adopted namespace, nil for others.
+	Adopted *Adopted
+}
+
+// Mine reports whether plumb may change what is there.
+func (e Entry) Mine() bool { return e.Owner == "" }
+
+// Adopted is the record of an existing namespace that a pod uses.
+type Adopted struct {
+	Path  string `json:"path"`
+	NS    string `json:"netns"`           // dev:inode
+	Start string `json:"start,omitempty"` // when the process of /proc/PID/ns/net started, in the kernel's own count
+}
+
+// Folders of records below the run folder.
+const (
+	reserved = "netns"
+	adopted  = "adopted"
+)
+
+// ReservedPath is the record that reserves the name of a namespace.
+func (h *Host) ReservedPath(name string) string { return h.Path(reserved, name) }
+
+// AdoptedPath is the record of an adopted namespace.
+func (h *Host) AdoptedPath(name string) string { return h.Path(adopted, name+".json") }
+
+// Alias is the alias of links that belong to a pod of this node; with "" it is that of the node's own links.
+func (h *Host) Alias(pod string) string { return resource.AliasPrefix + h.Node + "/" + pod }
+
+// OtherNode reports which plumb node an alias names, if it is another than this one.
+func (h *Host) OtherNode(alias string) (node string, other bool) {
+	rest, ok := strings.CutPrefix(alias, resource.AliasPrefix)
+	if !ok {
+		return "", false
+	}
+	node, _, _ = strings.Cut(rest, "/")
+	return node, node != h.Node
+}
+
+// Adopt says where the namespace of a pod is, for a pod whose desired state names a path and that may have no record yet.
+// It writes nothing.
+func (h *Host) Adopt(pod, path string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.adopted[pod] != path {
+		h.adopted[pod] = path
+		h.entries.forget()
+		if ns := h.ns[pod]; ns != nil {
+			ns.epoch = -1 // look again
+		}
+	}
+}
+
+// Waiting reports whether the adopted namespace of a pod is missing at present.
+func (h *Host) Waiting(pod string) bool {
+	path, adopted := h.path(pod)
+	if !adopted {
+		return false
+	}
+	_, err := netns.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// path is where the namespace of a pod is.
+func (h *Host) path(pod string) (path string, adopted bool) {
+	h.mu.Lock()
+	path, adopted = h.adopted[pod]
+	h.mu.Unlock()
+	if adopted {
+		return path, true
+	}
+	if a, err := h.Record(pod); err == nil && a != nil {
+		return a.Path, true
+	}
+	return filepath.Join(h.NetNSDir, pod), false
+}
+
+// Record reads the record of an adopted namespace; nil without one.
+func (h *Host) Record(pod string) (*Adopted, error) {
+	b, err := os.ReadFile(h.AdoptedPath(pod))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record of an adopted namespace: %w", err)
+	}
+	var a Adopted
+	if err := json.Unmarshal(b, &a); err != nil {
+		return nil, fmt.Errorf("read %s: %w", h.AdoptedPath(pod), err)
+	}
+	return &a, nil
+}
+
+// Describe is the record that an adopted namespace should have now.
+func Describe(path string) (*Adopted, error) {
+	id, err := netns.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	a := &Adopted{Path: path, NS: id.String()}
+	var pid int
+	if n, err := fmt.Sscanf(path, "/proc/%d/", &pid); n == 1 && err == nil {
+		// The 22nd field; the 2nd is the name in parentheses and may hold anything.
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
+			if f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])); len(f) > 19 {
+				a.Start = f[19]
+			}
+		}
+	}
+	return a, nil
+}
+
+// Entries lists every name that is in the folder of namespaces or that a record reserves, and every adopted namespace,
+// in order. The tables of those that are ours have been read when it returns; of a foreign namespace only the links.
+func (h *Host) Entries(ctx context.Context) ([]Entry, error) {
+	return h.entries.get(func() ([]Entry, error) { return h.readEntries(ctx) })
+}
+
+func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
+	names := map[string]*Entry{}
+	get := func(name string) *Entry {
+		if names[name] == nil {
+			names[name] = &Entry{Name: name}
+		}
+		return names[name]
+	}
+	for _, dir := range []string{h.NetNSDir, h.Path(reserved), h.Path(adopted)} {
+		files, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list namespaces: %w", err)
+		}
+		for _, f := range files {
+			name := f.Name()
+			switch {
+			case strings.HasPrefix(name, ".") || f.IsDir():
+			case dir == h.NetNSDir:
+				get(name).File = true
+			case dir == h.Path(reserved):
+				get(name).Reserved = true
+			default:
+				name, ok := strings.CutSuffix(name, ".json")
+				if !ok {
+					continue
+				}
+				a, err := h.Record(name)
+				if err != nil {
+					return nil, err
+				}
+				get(name).Adopted = a
+			}
+		}
+	}
+	h.mu.Lock()
+	for pod, path := range h.adopted {
+		if e := get(pod); e.Adopted == nil {
+			e.Adopted = &Adopted{Path: path}
+		}
+	}
+	h.mu.Unlock()
+
+	list := slices.SortedFunc(maps.Values(names), func(a, b *Entry) int { return cmp.Compare(a.Name, b.Name) })
+	// The root's tables are the largest: first.
+	err := parallel(ctx, len(list)+1, func(i int) error {
+		if i == 0 {
+			return h.root.Prefetch()
+		}
+		e := list[i-1]
+		if err := h.classify(e); err != nil {
+			return err
+		}
+		if e.NS == nil {
+			return nil
+		}
+		if err := e.NS.Prefetch(); err != nil {
+			return fmt.Errorf("namespace %s: %w", e.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]Entry, len(list))
+	for i, e := range list {
+		entries[i] = *e
+	}
+	return entries, nil
+}
+
+// look classifies one name as it is now.
+func (h *Host) look(name string) (*Entry, error) {
+	e := &Entry{Name: name}
+	if _, err := os.Lstat(h.ReservedPath(name)); err == nil {
+		e.Reserved = true
+	}
+	if _, err := os.Lstat(filepath.Join(h.NetNSDir, name)); err != nil {
+		e.Owner = "missing"
+		return e, nil
+	}
+	e.File = true
+	return e, h.classify(e)
+}
+
+// classify finds out whose namespace it is that has a name, from a dump of its links alone.
+func (h *Host) classify(e *Entry) error {
+	if e.Adopted != nil {
+		h.mu.Lock()
+		path := cmp.Or(h.adopted[e.Name], e.Adopted.Path)
+		h.mu.Unlock()
+		ns, err := h.enter(e.Name, path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // waiting
+		case errors.Is(err, netns.ErrNotNetNS):
+			e.Owner = "not a network namespace"
+			return nil
+		case err == nil && ns.ID == h.root.ID:
+			e.Owner = "the node's root network namespace itself"
+			h.Drop(e.Name)
+			return nil
+		}
+		e.NS = ns
+		return err
+	}
+	if !e.File {
+		return nil // a record alone
+	}
+	ns, err := h.enter(e.Name, filepath.Join(h.NetNSDir, e.Name))
+	switch {
+	case errors.Is(err, netns.ErrNotNetNS):
+		if !e.Reserved {
+			e.Owner = "a plain file"
+		}
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		e.File = false
+		return nil
+	case err != nil:
+		return err
+	}
+	links, err := ns.Links()
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", e.Name, err)
+	}
+	if e.Owner = h.owner(links, e); e.Owner != "" {
+		h.Drop(e.Name) // keep nothing of somebody else's alive
+		return nil
+	}
+	e.NS = ns
+	return nil
+}
+
+// owner says who marked a namespace, in words; "" for this node. Group and alias of lo are the mark. The alias is enough,
+// and the group together with our record, so that the other can be mended.
+func (h *Host) owner(links []*Link, e *Entry) string {
+	for _, l := range links {
+		if l.Name != "lo" {
+			continue
+		}
+		node, other := h.OtherNode(l.Alias)
+		switch {
+		case other:
+			return "plumb node " + node + "'s"
+		case l.Alias == h.Alias(e.Name):
+			return ""
+		case node != "":
+			return "pod " + strings.TrimPrefix(l.Alias, h.Alias("")) + "'s under another name"
+		case l.Group == resource.Group && e.Reserved:
+			return ""
+		}
+	}
+	return "not marked as plumb's"
+}

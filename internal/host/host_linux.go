@@ -1,0 +1,291 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/netns"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Options say which host, and where plumb keeps what.
+type Options struct {
+	Node     string // the node's name
+	RunDir   string // the node's own folder: /run/plumb/NODE
+	NetNSDir string // where namespaces are named; default /run/netns
+	BPFFS    string
+	Cgroup   string
+	// RootNS is a path to the node's root network namespace; default: the namespace of the calling thread.
+	RootNS string
+}
+
+// ErrWaiting says that an adopted namespace isn't there at present: its pod waits for it.
+var ErrWaiting = errors.New("waiting for the adopted network namespace")
+
+// Host is one host: its root network namespace, the namespaces of its pods, and plumb's folders. All methods are safe for
+// concurrent use.
+type Host struct {
+	Options
+	// OnWrite, if set before the first write, is called before every write: a test stops or kills there. It may panic.
+	OnWrite func(n int, what string)
+
+	writes  atomic.Int64
+	root    *NS
+	threads threads
+
+	mu       sync.Mutex
+	epoch    int               // grows with every Forget
+	ns       map[string]*NS    // of pods, by name
+	adopted  map[string]string // path by pod, of those that a desired state names
+	warnings []string
+	entries  cached[Entry]
+	pids     cached[map[uint64][]int]
+}
+
+// Open makes the handles for the network namespace that the process runs in, or for that of Options.RootNS. It writes
+// nothing.
+func Open(o Options) (*Host, error) {
+	o.NetNSDir = cmp.Or(o.NetNSDir, resource.NetNSDir)
+	h := &Host{Options: o, ns: map[string]*NS{}, adopted: map[string]string{}}
+	f, id, err := netns.Open(cmp.Or(o.RootNS, "/proc/thread-self/ns/net"))
+	if err != nil {
+		return nil, fmt.Errorf("open the root network namespace: %w", err)
+	}
+	defer f.Close()
+	h.root = &NS{h: h, ID: id}
+	if err := netns.Do(int(f.Fd()), h.root.connect); err != nil {
+		return nil, fmt.Errorf("open the root network namespace: %w", err)
+	}
+	return h, nil
+}
+
+// Close lets every handle go.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.root.close()
+	for _, ns := range h.ns {
+		ns.close()
+	}
+	h.threads.stop()
+	return nil
+}
+
+// Forget drops everything that was read from the kernel, so that it is read again.
+func (h *Host) Forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.epoch++
+	h.root.forget()
+	for _, ns := range h.ns {
+		ns.forget()
+	}
+	h.entries.forget()
+	h.pids.forget()
+}
+
+// Path is a path below the node's run folder.
+func (h *Host) Path(elem ...string) string {
+	return filepath.Join(append([]string{h.RunDir}, elem...)...)
+}
+
+// Wrote announces one single write to the kernel or the disk. It is called immediately before it.
+func (h *Host) Wrote(format string, args ...any) {
+	n := int(h.writes.Add(1))
+	if h.OnWrite != nil {
+		h.OnWrite(n, fmt.Sprintf(format, args...))
+	}
+}
+
+// Writes is the number of writes so far.
+func (h *Host) Writes() int { return int(h.writes.Load()) }
+
+// Warn notes what a person should know and what is no error.
+func (h *Host) Warn(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if w := fmt.Sprintf(format, args...); !slices.Contains(h.warnings, w) {
+		h.warnings = append(h.warnings, w)
+	}
+}
+
+// Warnings returns the notes of Warn so far, and drops them.
+func (h *Host) Warnings() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.warnings
+	h.warnings = nil
+	return w
+}
+
+// Processes returns the ids of the processes that run in a namespace, this one left out. They are read once until Forget.
+func (h *Host) Processes(id netns.ID) ([]int, error) {
+	all, err := h.pids.get(func() ([]map[uint64][]int, error) {
+		m, err := netns.Processes()
+		return []map[uint64][]int{m}, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for processes: %w", err)
+	}
+	return all[0][id.Ino], nil
+}
+
+// NS returns the handles for the namespace of a pod, or for the root namespace (""). Where there is no such namespace of
+// ours the error wraps fs.ErrNotExist; where an adopted one is missing it wraps ErrWaiting as well.
+func (h *Host) NS(name string) (*NS, error) {
+	if name == "" {
+		return h.root, nil
+	}
+	h.mu.Lock()
+	ns := h.ns[name]
+	fresh := ns != nil && ns.epoch == h.epoch
+	h.mu.Unlock()
+	if fresh {
+		return ns, nil
+	}
+	path, adopted := h.path(name)
+	if adopted {
+		ns, err := h.enter(name, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w of pod %s at %s: %w", ErrWaiting, name, path, err)
+		}
+		return ns, err
+	}
+	e, err := h.look(name)
+	if err != nil {
+		return nil, err
+	}
+	if e.NS == nil {
+		return nil, fmt.Errorf("namespace %s is %s: %w", name, e.Owner, fs.ErrNotExist)
+	}
+	return e.NS, nil
+}
+
+// enter returns the handles for the namespace at path, those that it has already where it is the same namespace.
+func (h *Host) enter(name, path string) (*NS, error) {
+	f, id, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h.mu.Lock()
+	old, epoch := h.ns[name], h.epoch
+	if old != nil && old.ID == id {
+		old.epoch = epoch
+		h.mu.Unlock()
+		return old, nil
+	}
+	h.mu.Unlock()
+	ns := &NS{h: h, Name: name, Path: path, ID: id, epoch: epoch}
+	if err := h.threads.do(int(f.Fd()), ns.connect); err != nil {
+		return nil, fmt.Errorf("enter namespace %s: %w", name, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if again := h.ns[name]; again != nil && again != old && again.ID == id {
+		ns.close() // somebody was faster
+		return again, nil
+	}
+	if old != nil {
+		old.close()
+	}
+	h.ns[name] = ns
+	return ns, nil
+}
+
+// Drop lets the handles of a pod's namespace go: a namespace lives as long as a socket in it.
+func (h *Host) Drop(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ns := h.ns[name]; ns != nil {
+		ns.close()
+		delete(h.ns, name)
+	}
+}
+
+// Namespaces lists the names of the namespaces to look into: "" for the root, then those that carry our mark for this
+// node, then the adopted ones that are there. Their tables have been read when it returns.
+func (h *Host) Namespaces(ctx context.Context) ([]string, error) {
+	entries, err := h.Entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{""}
+	for _, e := range entries {
+		if e.NS != nil {
+			names = append(names, e.Name)
+		}
+	}
+	return names, nil
+}
+
+// parallel runs f for every index below n, on a few goroutines, and returns the first error.
+func parallel(ctx context.Context, n int, f func(i int) error) error {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var first error
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				err := ctx.Err()
+				if err == nil {
+					err = f(i)
+				}
+				if err != nil {
+					mu.Lock()
+					first = cmp.Or(first, err)
+					mu.Unlock()
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	return first
+}
+
+// CreateFile makes an empty file, if it isn't there yet, and the folders above it.
+func (h *Host) CreateFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// WriteFile puts data into a file so that after a crash there is the old content or the new, never a torn one.
+func (h *Host) WriteFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = cmp.Or(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
