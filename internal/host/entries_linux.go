@@ -68,7 +68,7 @@ func (h *Host) OtherNode(alias string) (node string, other bool) {
 }
 
 // Adopt says where the namespace of a pod is, for a pod whose desired state names a path and that may have no record yet.
-// It writes nothing.
+// It holds until Forget, and writes nothing.
 func (h *Host) Adopt(pod, path string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,28 +81,38 @@ func (h *Host) Adopt(pod, path string) {
 	}
 }
 
-// Waiting reports whether the adopted namespace of a pod is missing at present.
+// Waiting reports whether the adopted namespace that a pod should use is missing at present.
 func (h *Host) Waiting(pod string) bool {
-	path, adopted := h.path(pod)
-	if !adopted {
-		return false
+	h.mu.Lock()
+	path := h.adopted[pod]
+	h.mu.Unlock()
+	if path == "" {
+		a, err := h.Record(pod)
+		if err != nil || a == nil {
+			return false
+		}
+		path = a.Path
 	}
 	_, err := netns.Stat(path)
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// path is where the namespace of a pod is.
+// path is where the namespace of a pod is. What is recorded goes before what is wanted: as long as an old namespace
+// hasn't been let go, it is the one that holds our objects.
 func (h *Host) path(pod string) (path string, adopted bool) {
-	h.mu.Lock()
-	path, adopted = h.adopted[pod]
-	h.mu.Unlock()
-	if adopted {
-		return path, true
-	}
 	if a, err := h.Record(pod); err == nil && a != nil {
 		return a.Path, true
 	}
-	return filepath.Join(h.NetNSDir, pod), false
+	own := filepath.Join(h.NetNSDir, pod)
+	if _, err := os.Lstat(h.ReservedPath(pod)); err == nil {
+		return own, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if path := h.adopted[pod]; path != "" {
+		return path, true
+	}
+	return own, false
 }
 
 // Record reads the record of an adopted namespace; nil without one.
@@ -182,7 +192,7 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 	}
 	h.mu.Lock()
 	for pod, path := range h.adopted {
-		if e := get(pod); e.Adopted == nil {
+		if e := get(pod); e.Adopted == nil && !e.Reserved {
 			e.Adopted = &Adopted{Path: path}
 		}
 	}
@@ -227,16 +237,17 @@ func (h *Host) look(name string) (*Entry, error) {
 		return e, nil
 	}
 	e.File = true
-	return e, h.classify(e)
+	err := h.classify(e)
+	if e.NS != nil {
+		e.NS.forget() // read in the middle of an apply
+	}
+	return e, err
 }
 
 // classify finds out whose namespace it is that has a name, from a dump of its links alone.
 func (h *Host) classify(e *Entry) error {
 	if e.Adopted != nil {
-		h.mu.Lock()
-		path := cmp.Or(h.adopted[e.Name], e.Adopted.Path)
-		h.mu.Unlock()
-		ns, err := h.enter(e.Name, path)
+		ns, err := h.enter(e.Name, e.Adopted.Path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // waiting

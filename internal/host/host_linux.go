@@ -91,6 +91,7 @@ func (h *Host) Forget() {
 	for _, ns := range h.ns {
 		ns.forget()
 	}
+	clear(h.adopted)
 	h.entries.forget()
 	h.pids.forget()
 }
