@@ -1,0 +1,60 @@
+package vmtest
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Skip is a test that said it can't run.
+type Skip struct {
+	Test   string
+	Reason string
+}
+
+var skipLine = regexp.MustCompile(`^\s*--- SKIP: (\S+)`)
+
+// Skips finds the skipped tests in what a test binary printed with -test.v. The reason is the last line that the test
+// logged.
+func Skips(output string) []Skip {
+	var skips []Skip
+	logged := ""
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if m := skipLine.FindStringSubmatch(line); m != nil {
+			skips = append(skips, Skip{m[1], logged})
+		}
+		if strings.HasPrefix(line, "===") {
+			logged = ""
+		} else {
+			logged = line
+		}
+	}
+	return skips
+}
+
+// Summarize prints a line for every step, all that a failed one printed, and every skipped test with its reason. It
+// returns how many steps failed.
+func (o *Outcome) Summarize(w io.Writer, kernel string) int {
+	failed := 0
+	for _, r := range o.Results {
+		verdict := "ok  "
+		if !r.OK() {
+			failed++
+			verdict = "FAIL"
+			fmt.Fprintf(w, "%s\n", r.Output)
+		}
+		took := (time.Duration(r.End.TookMS) * time.Millisecond).Round(10 * time.Millisecond)
+		fmt.Fprintf(w, "%s  %s  %s  %v", verdict, kernel, r.Name, took)
+		if r.End.Exit != 0 {
+			fmt.Fprintf(w, "  exit %d %s", r.End.Exit, r.End.Error)
+		}
+		fmt.Fprintln(w)
+		for _, s := range Skips(string(r.Output)) {
+			fmt.Fprintf(w, "      skipped %s: %s\n", s.Test, s.Reason)
+		}
+	}
+	return failed
+}
