@@ -239,7 +239,7 @@ func (h *Host) look(name string) (*Entry, error) {
 	e.File = true
 	err := h.classify(e)
 	if e.NS != nil {
-		e.NS.forget() // read in the middle of an apply
+		e.NS.Forget() // read in the middle of an apply
 	}
 	return e, err
 }

@@ -43,6 +43,7 @@ type Host struct {
 	writes  atomic.Int64
 	root    *NS
 	threads threads
+	folder  sync.Mutex // the folder of namespaces is made ready by one at a time
 
 	mu       sync.Mutex
 	epoch    int               // grows with every Forget
@@ -87,9 +88,9 @@ func (h *Host) Forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.epoch++
-	h.root.forget()
+	h.root.Forget()
 	for _, ns := range h.ns {
-		ns.forget()
+		ns.Forget()
 	}
 	clear(h.adopted)
 	h.entries.forget()

@@ -52,7 +52,8 @@ func (ns *NS) close() {
 	}
 }
 
-func (ns *NS) forget() {
+// Forget drops what was read from this namespace.
+func (ns *NS) Forget() {
 	ns.links.forget()
 	ns.addrs.forget()
 	ns.routes.forget()

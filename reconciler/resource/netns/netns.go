@@ -15,6 +15,11 @@ type NetNS struct {
 	// Path is set for an adopted namespace (/proc/4242/ns/net): never created, never deleted.
 	Path string
 	From string // the field that asks for it
+
+	// Faults is what an observation found that is not as plumb makes it, such as "lo is down"; "" in desired state.
+	Faults string
+	// Owner is whose a foreign namespace is, in words; "" otherwise.
+	Owner string
 }
 
 // For returns the ID of the namespace of a pod.
@@ -34,3 +39,11 @@ func (n NetNS) Requires() []features.Feature { return []features.Feature{feature
 
 // Origin implements resource.Resource.
 func (n NetNS) Origin() string { return n.From }
+
+// Disruption implements resource.Disrupter.
+func (n NetNS) Disruption(action resource.Action, _ resource.Resource) resource.Disruption {
+	if action == resource.Replace || action == resource.Delete {
+		return resource.DisruptsPod
+	}
+	return resource.DisruptsNothing
+}

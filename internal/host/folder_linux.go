@@ -1,0 +1,86 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/netns"
+)
+
+// The record that says what ShareFolder did to the folder of namespaces, so that the last namespace that goes can undo it.
+const sharedFolder = "netns-folder"
+
+// ShareFolder makes the folder of namespaces ready for names, as ip-netns(8) does: a mount of its own, so that names show
+// in other mount namespaces too.
+func (h *Host) ShareFolder() error {
+	h.folder.Lock()
+	defer h.folder.Unlock()
+	if netns.Shareable(h.NetNSDir) {
+		return nil
+	}
+	made := ""
+	if _, err := os.Lstat(h.NetNSDir); errors.Is(err, fs.ErrNotExist) {
+		made = "made"
+	}
+	h.Wrote("record that %s is shared", h.NetNSDir)
+	if err := h.WriteFile(h.Path(sharedFolder), []byte(made)); err != nil {
+		return fmt.Errorf("record the folder of namespaces: %w", err)
+	}
+	if made != "" {
+		h.Wrote("mkdir %s", h.NetNSDir)
+		if err := os.MkdirAll(h.NetNSDir, 0o755); err != nil {
+			return fmt.Errorf("make the folder of namespaces: %w", err)
+		}
+	}
+	h.Wrote("mount --make-shared %s", h.NetNSDir)
+	return netns.ShareDir(h.NetNSDir)
+}
+
+// UnshareFolder undoes ShareFolder, once nobody has a name in the folder any more.
+func (h *Host) UnshareFolder() error {
+	h.folder.Lock()
+	defer h.folder.Unlock()
+	made, err := os.ReadFile(h.Path(sharedFolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the record of the folder of namespaces: %w", err)
+	}
+	files, err := os.ReadDir(h.NetNSDir)
+	if err == nil && len(files) > 0 {
+		return nil
+	}
+	if netns.Shareable(h.NetNSDir) {
+		h.Wrote("umount %s", h.NetNSDir)
+		if err := netns.Unbind(h.NetNSDir); err != nil {
+			return err
+		}
+	}
+	if string(made) != "" {
+		h.Wrote("rmdir %s", h.NetNSDir)
+		// Somebody may have begun to use it.
+		if err := os.Remove(h.NetNSDir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove the folder of namespaces: %w", err)
+		}
+	}
+	h.Wrote("remove the record that %s is shared", h.NetNSDir)
+	return os.Remove(h.Path(sharedFolder))
+}
+
+// NewNS makes a namespace that nobody can see yet and runs setup in it, on a thread inside. It lives as long as the
+// returned file.
+func (h *Host) NewNS(setup func(ns *NS) error) (*os.File, error) {
+	return netns.New(func() error {
+		ns := &NS{h: h}
+		if err := ns.connect(); err != nil {
+			return err
+		}
+		defer ns.close()
+		return setup(ns)
+	})
+}
