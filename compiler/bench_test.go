@@ -1,0 +1,53 @@
+package compiler
+
+import (
+	"fmt"
+	"testing"
+
+	"plumb.internal/plumb/schema"
+)
+
+// many is a node with n pods of one attachment.
+func many(n int, attach string) *schema.Config {
+	cfg := &schema.Config{
+		Nodes: map[string]schema.Node{"edge-1": {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/16", "fd00:10::/64"}}},
+		Pods:  make(map[string]schema.Pod, n),
+	}
+	for i := range n {
+		cfg.Pods[fmt.Sprintf("pod-%05d", i)] = schema.Pod{
+			Attach:    attach,
+			Addresses: []string{fmt.Sprintf("10.0.%d.%d", 1+i/250, 2+i%250), fmt.Sprintf("fd00:10::1:%x", i)},
+		}
+	}
+	return cfg
+}
+
+func BenchmarkCompile(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		for _, attach := range []string{"veth", "bridge", "auto"} {
+			b.Run(fmt.Sprintf("%s/%d", attach, n), func(b *testing.B) {
+				cfg := many(n, attach)
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := Compile(cfg, "edge-1", acceptAll()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkGiveAddresses(b *testing.B) {
+	cfg := many(10000, "veth")
+	for name, p := range cfg.Pods {
+		p.Addresses = nil
+		cfg.Pods[name] = p
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Compile(cfg, "edge-1", acceptAll()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package compiler
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/netns"
+	"plumb.internal/plumb/schema"
+)
+
+// Compiled is what one node should be, and why.
+type Compiled struct {
+	Node  string
+	State resource.State
+	// Choices are the answers to what the files leave to plumb, in the order of pods.
+	Choices []resource.Choice
+	// Warnings are what a person should know though nothing is wrong.
+	Warnings []string
+	Pods     []PodView
+}
+
+// PodView says where to look for a pod.
+type PodView struct {
+	Name      string
+	Attach    string
+	Interface string // inside the pod
+	Addresses []netip.Addr
+	// HostDev is the device in the root namespace that the pod's packets come from: its own pair's end, or for bridge,
+	// macvlan and ipvlan the one that leads to the pod.
+	HostDev   string
+	NetNSPath string
+}
+
+// Compile says what a node should be. It is pure: the same configuration, node and features give the same answer. Its
+// error is a *multierror.Error of *Problem with every mistake that could be found, also in other nodes' pods.
+func Compile(cfg *schema.Config, name string, set *features.Set) (*Compiled, error) {
+	f := readFleet(cfg)
+	i := slices.IndexFunc(f.nodes, func(n *node) bool { return n.name == name })
+	if i < 0 {
+		if err := f.err(); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("compile: no node is named %q", name)
+	}
+	b := newBuilder(f, f.nodes[i], set)
+	b.settle()
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	b.build()
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return b.out, nil
+}
+
+// builder makes the resources of one node.
+type builder struct {
+	*fleet
+	node  *node
+	set   *features.Set
+	names *names
+	out   *Compiled
+	// lacking answers for each feature whether the kernel lacks it.
+	lacking map[features.Feature]bool
+}
+
+func newBuilder(f *fleet, n *node, set *features.Set) *builder {
+	return &builder{
+		fleet: f, node: n, set: set,
+		names: newNames(n, len(n.pods)),
+		out: &Compiled{
+			Node:  n.name,
+			State: make(resource.State, 10*len(n.pods)),
+			Pods:  make([]PodView, 0, len(n.pods)),
+		},
+		lacking: map[features.Feature]bool{},
+	}
+}
+
+// settle decides what is left open: attachments, addresses, MTUs.
+func (b *builder) settle() {
+	choose := newChooser(b.node, b.set)
+	for _, p := range b.node.pods {
+		if p.bad {
+			continue
+		}
+		if c := choose.choose(p, &b.problems); c != nil {
+			b.out.Choices = append(b.out.Choices, *c)
+		}
+	}
+	b.give(b.node, b.node.unaddressed())
+	b.checkIPv6()
+	b.settleMTUs()
+}
+
+// checkIPv6 finds IPv6 ranges on a kernel without IPv6: one mistake, though every pod has an address of them.
+func (b *builder) checkIPv6() {
+	if len(b.node.pods) == 0 || b.set.Supports(features.IPv6) {
+		return
+	}
+	for _, c := range b.node.cidrs {
+		if c.Addr().Is6() {
+			b.add(c.path, "", "podCIDR %s needs IPv6: %s", c.Prefix, lacks(b.set, features.IPv6))
+		}
+	}
+}
+
+// build makes the resources. Everything that could be wrong with the configuration has been said before.
+func (b *builder) build() {
+	if len(b.node.pods) == 0 {
+		return
+	}
+	b.root()
+	segments := segmentsOf(b.node)
+	for _, s := range segments {
+		b.wire(s)
+	}
+	for _, s := range segments {
+		b.join(s, segments)
+	}
+	slices.SortFunc(b.out.Pods, func(x, y PodView) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// put adds a resource to the state.
+func (b *builder) put(r resource.Resource) {
+	id := r.ID()
+	if old, ok := b.out.State[id]; ok {
+		b.add(r.Origin(), old.Origin(), "%s would be made twice", id)
+		return
+	}
+	for _, f := range r.Requires() {
+		lacking, known := b.lacking[f]
+		if !known {
+			lacking = !b.set.Supports(f)
+			b.lacking[f] = lacking
+		}
+		if lacking {
+			b.add(b.owner(id), "", "%s", lacks(b.set, f))
+		}
+	}
+	b.out.State[id] = r
+}
+
+// owner is the place to which a missing feature is put down: the pod, or the node for what is in its root namespace.
+func (b *builder) owner(id resource.ID) string {
+	pod := id.NetNS
+	if id.Kind == netns.Kind {
+		pod = id.Name
+	}
+	if pod == "" {
+		return b.node.path
+	}
+	return field("pods", pod)
+}

@@ -1,0 +1,59 @@
+package compiler
+
+import (
+	"fmt"
+	"slices"
+)
+
+// defaultMTU is for pods whose files name no MTU, if the uplink carries that much.
+const defaultMTU = 1500
+
+// settleMTUs fills in the MTUs that are left out, and checks the others against the uplink that the pods' packets leave by.
+func (b *builder) settleMTUs() {
+	for _, p := range b.node.pods {
+		uplink := b.leavesBy(p)
+		known := b.uplinkMTU(uplink)
+		switch {
+		case p.MTU == 0 && known > 0:
+			p.MTU = min(defaultMTU, known)
+		case p.MTU == 0:
+			p.MTU = defaultMTU
+		case uplink == "" || p.bad:
+		case known > 0 && p.MTU > known:
+			b.add(p.from(p.mtuFrom, "mtu"), b.node.path+".uplinks", "mtu %d of pod %s is above that of uplink %s, %d", p.MTU, p.name, uplink, known)
+		case known > 0:
+		case b.set.Host == nil && !b.set.AcceptAll:
+			b.add(p.from(p.mtuFrom, "mtu"), "", "mtu %d can't be checked: the features say nothing of uplink %s; write them anew with plumb features -o json", p.MTU, uplink)
+		case b.set.Host == nil:
+			b.warn("whether the MTUs fit uplink %s isn't checked: give the machine's features (--features FILE)", uplink)
+		default:
+			b.warn("uplink %s isn't a device of this machine, so whether the MTUs fit isn't checked", uplink)
+		}
+	}
+}
+
+// leavesBy is the uplink that a pod's packets leave the node by: its parent, else the first one; "" if there is none.
+func (b *builder) leavesBy(p *pod) string {
+	if p.child() {
+		return p.Uplink
+	}
+	if len(b.node.Uplinks) > 0 {
+		return b.node.Uplinks[0]
+	}
+	return ""
+}
+
+// uplinkMTU is 0 if it isn't known.
+func (b *builder) uplinkMTU(uplink string) int {
+	if b.set.Host == nil {
+		return 0
+	}
+	return b.set.Host.Devices[uplink].MTU
+}
+
+// warn notes something once.
+func (b *builder) warn(format string, args ...any) {
+	if w := fmt.Sprintf(format, args...); !slices.Contains(b.out.Warnings, w) {
+		b.out.Warnings = append(b.out.Warnings, w)
+	}
+}

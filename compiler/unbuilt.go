@@ -1,0 +1,92 @@
+package compiler
+
+import (
+	"strings"
+
+	"plumb.internal/plumb/schema"
+)
+
+// refuseUnbuilt refuses the fields whose feature this version doesn't have. A field that says what happens anyway passes:
+// "auto", or native routing.
+func refuseUnbuilt(f *fleet) {
+	cfg, ps := f.cfg, &f.problems
+	refuse := func(path string) {
+		name := path[strings.LastIndexByte(path, '.')+1:]
+		ps.add(path, "", "%s isn't supported by this version of plumb; remove the field", name)
+	}
+	if len(cfg.Services) > 0 {
+		ps.add("services", "", "services aren't supported by this version of plumb; remove the field")
+	}
+	if len(cfg.Checks) > 0 {
+		ps.add("checks", "", "checks aren't supported by this version of plumb; remove the field")
+	}
+	unbuiltRouting("routing", &cfg.Routing, refuse)
+	unbuiltTuning("tuning", &cfg.Tuning, refuse)
+	unbuiltPod("podDefaults", &cfg.PodDefaults, refuse)
+	for _, n := range f.nodes {
+		unbuiltRouting(n.path+".routing", &n.Routing, refuse)
+		unbuiltTuning(n.path+".tuning", &n.Tuning, refuse)
+		unbuiltPod(n.path+".podDefaults", &n.PodDefaults, refuse)
+	}
+	for _, p := range f.pods {
+		unbuiltPod(p.path, &p.Pod, refuse)
+	}
+}
+
+func unbuiltPod(path string, p *schema.Pod, refuse func(string)) {
+	if p.Bandwidth != (schema.Bandwidth{}) {
+		refuse(path + ".bandwidth")
+	}
+	if len(p.HostPorts) > 0 {
+		refuse(path + ".hostPorts")
+	}
+	if len(p.DNS.Servers)+len(p.DNS.Search) > 0 {
+		refuse(path + ".dns")
+	}
+	if asks(p.CongestionControl) {
+		refuse(path + ".congestionControl")
+	}
+}
+
+func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
+	for _, f := range []struct {
+		name  string
+		asked bool
+	}{
+		{"mode", r.Mode != "" && r.Mode != "native"},
+		{"directNodeRoutes", r.DirectNodeRoutes != nil},
+		{"hostRouting", asks(r.HostRouting)},
+		{"services", asks(r.Services)},
+		{"masquerade", asks(r.Masquerade)},
+		{"masqueradeExclude", len(r.MasqueradeExclude) > 0},
+		{"nodePortRange", r.NodePortRange != ""},
+	} {
+		if f.asked {
+			refuse(path + "." + f.name)
+		}
+	}
+}
+
+func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
+	h := t.Host
+	for _, f := range []struct {
+		name  string
+		asked bool
+	}{
+		{"mtu", t.MTU != 0},
+		{"bigTCP", asks(t.BigTCP)},
+		{"bandwidthManager", asks(t.BandwidthManager)},
+		{"conntrackBypass", asks(t.ConntrackBypass)},
+		{"xdp", asks(t.XDP)},
+		{"congestionControl", asks(t.CongestionControl)},
+		{"maps", t.Maps != (schema.Maps{})},
+		{"host", h.CPUGovernor != "" || asks(h.IRQBalance) || len(h.IRQAffinity) > 0 || h.Profile != ""},
+	} {
+		if f.asked {
+			refuse(path + "." + f.name)
+		}
+	}
+}
+
+// asks reports whether a word is a requirement.
+func asks(word string) bool { return word != "" && word != "auto" }
