@@ -25,3 +25,6 @@ type Ops[R resource.Resource] interface {
 type Conflicter[R resource.Resource] interface {
 	Conflicts(desired resource.State, foreign []R) []resource.Conflict
 }
+
+// kinds is THE table: a new kind of object is one new folder and one line here.
+var kinds = table{}

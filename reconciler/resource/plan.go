@@ -63,6 +63,24 @@ type Field struct {
 	After  string `json:"after"`
 }
 
+// cantChange begins the reason of a replace that comes from the object itself.
+const cantChange = "can't change in place"
+
+// ReasonReplace is the reason of a replace that comes from the object itself and not from what it lives with.
+func ReasonReplace(fields []Field) string { return cantChange + listFields(fields) }
+
+// ReasonUpdate is the reason of an update: the kernel can't say whether the files or the host changed.
+func ReasonUpdate(fields []Field) string { return "drift or change" + listFields(fields) }
+
+// listFields tells fields on one line: ": mtu 1500 -> 9000, master none -> br0".
+func listFields(fields []Field) string {
+	s := ""
+	for i, f := range fields {
+		s += [...]string{": ", ", "}[min(i, 1)] + f.Name + " " + orNone(f.Before) + " -> " + orNone(f.After)
+	}
+	return s
+}
+
 // Change is one step of a plan.
 type Change struct {
 	ID         ID         `json:"id"`

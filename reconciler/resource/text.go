@@ -122,13 +122,24 @@ func (t *text) change(pod string, c Change) {
 	if c.Disruption.Level() > 0 {
 		line += t.paint(yellow, "  ["+c.Disruption.Text()+"]")
 	}
-	if c.Reason != "" && c.Action != Update {
-		line += t.paint(dim, "  # "+c.Reason)
+	if reason := c.shortReason(); reason != "" {
+		line += t.paint(dim, "  # "+reason)
 	}
 	t.line(2, line)
 	for _, f := range c.Fields {
 		t.line(8, fmt.Sprintf("%s: %s -> %s", f.Name, orNone(f.Before), orNone(f.After)))
 	}
+}
+
+// shortReason is the reason without the list of fields, which stand below.
+func (c Change) shortReason() string {
+	switch {
+	case c.Action == Update:
+		return ""
+	case c.Action == Replace && len(c.Fields) > 0 && strings.HasPrefix(c.Reason, cantChange):
+		return cantChange
+	}
+	return c.Reason
 }
 
 // describe is the object as `ip` prints it, as it will be or, where it goes, as it was.

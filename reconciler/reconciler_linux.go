@@ -1,0 +1,143 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/netns"
+)
+
+// Observe looks at every kind of object on the host. It writes nothing.
+func Observe(ctx context.Context, h *host.Host, desired resource.State) (*Observed, error) {
+	h.Forget()
+	paths := map[string]string{}
+	for _, r := range desired {
+		if n, ok := r.(netns.NetNS); ok && n.Path != "" {
+			paths[n.Name] = n.Path
+			h.Adopt(n.Name, n.Path)
+		}
+	}
+	o, err := kinds.observe(ctx, h, desired)
+	if err != nil {
+		return nil, err
+	}
+	for pod, path := range paths {
+		if h.Waiting(pod) {
+			o.Waiting[pod] = path
+		}
+	}
+	return o, nil
+}
+
+// Diff says what must change so that the observed state becomes the desired one, in an order that works. It is pure.
+func Diff(desired resource.State, o *Observed) (*resource.Plan, error) { return kinds.diff(desired, o) }
+
+// Apply makes the changes of a plan, and nothing else. A change that fails skips only what depends on it; the error is a
+// *multierror.Error that holds a *ChangeError for each. When ctx ends, changes under way are finished and no other is
+// begun. With conflicts in the plan nothing is touched and the error is a *ConflictError.
+func Apply(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions) error {
+	defer h.Forget()
+	return kinds.apply(ctx, h, p, opt)
+}
+
+// Verify observes until nothing remains to be changed. If something still does after a few seconds the error is a
+// *NotConvergedError.
+func Verify(ctx context.Context, h *host.Host, desired resource.State) error {
+	return verify(ctx, settleTime, func(ctx context.Context) (*resource.Plan, error) {
+		o, err := Observe(ctx, h, desired)
+		if err != nil {
+			return nil, err
+		}
+		return Diff(desired, o)
+	})
+}
+
+// Converge makes the host what desired says: observe, diff, apply, verify. Where there is nothing to do it writes nothing.
+// It asks nobody: see Refuse for what a person should have allowed before.
+func Converge(ctx context.Context, h *host.Host, desired resource.State) error {
+	o, err := Observe(ctx, h, desired)
+	if err != nil {
+		return err
+	}
+	p, err := Diff(desired, o)
+	if err != nil {
+		return err
+	}
+	if err := Apply(ctx, h, p, ApplyOptions{}); err != nil {
+		return err
+	}
+	if p.Empty() {
+		return nil
+	}
+	return Verify(ctx, h, desired)
+}
+
+// PlanDestroy says what Destroy would do. No configuration leads here, however empty it is.
+func PlanDestroy(ctx context.Context, h *host.Host) (*resource.Plan, *Observed, error) {
+	o, err := Observe(ctx, h, resource.State{})
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := Diff(resource.State{}, o)
+	return p, o, err
+}
+
+// Destroy removes everything that plumb owns on the host, puts back what it changed, and then removes the node's run
+// folder: records, prior values, cache and lock. The caller holds the lock; it ends with the caller's unlock.
+func Destroy(ctx context.Context, h *host.Host, opt ApplyOptions) error {
+	p, _, err := PlanDestroy(ctx, h)
+	if err != nil {
+		return err
+	}
+	if err := Apply(ctx, h, p, opt); err != nil {
+		return err
+	}
+	if err := Verify(ctx, h, resource.State{}); err != nil {
+		return err
+	}
+	return removeRunDir(h)
+}
+
+// removeRunDir removes the node's run folder, the lock last: until then nobody else works on the node.
+func removeRunDir(h *host.Host) error {
+	var paths []string
+	err := filepath.WalkDir(h.RunDir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the run folder: %w", err)
+	}
+	slices.Reverse(paths) // what is in a folder before the folder
+	lock := h.Path(lockFile)
+	remove := func(path string) error {
+		h.Wrote("remove %s", path)
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the run folder: %w", err)
+		}
+		return nil
+	}
+	for _, path := range paths {
+		if path != lock && path != h.RunDir {
+			if err := remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := remove(lock); err != nil {
+		return err
+	}
+	return remove(h.RunDir)
+}

@@ -1,0 +1,357 @@
+package reconciler
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// op is what one step does.
+type op int
+
+// The steps that changes are made of: a replace is a delete and a create. A barrier does nothing but come between.
+const (
+	opDelete op = iota
+	opUpdate
+	opCreate
+	opBarrier
+)
+
+// action is the step's word in errors.
+func (o op) action() resource.Action {
+	return [...]resource.Action{resource.Delete, resource.Update, resource.Create, ""}[o]
+}
+
+// step is one call on one object.
+type step struct {
+	change int // index of its change; -1 for a barrier
+	op     op
+	id     resource.ID
+	pod    string // the sub-tree it belongs to: steps of one stay together, which keeps the cut short
+	last   bool   // a delete that nothing waits for: after everything that adds
+	before []int  // steps that must be done first
+	// moves are those of before that exist only because this step takes its object away from something that goes. If
+	// they close a circle, the object may as well go along and be created again.
+	moves []int
+}
+
+// graph is the steps of a plan and what each waits for. It is all that an apply needs to know.
+type graph struct {
+	steps   []step
+	changes []resource.Change
+	built   map[resource.ID]int // the step after which an object is as desired
+	gone    map[resource.ID]int // the step after which an object is gone; it may be another object's
+}
+
+// newGraph works out the steps of changes and what must come before what.
+func newGraph(changes []resource.Change) *graph {
+	g := &graph{changes: changes, built: map[resource.ID]int{}, gone: map[resource.ID]int{}}
+	for i, c := range changes {
+		if (c.Action == resource.Delete || c.Action == resource.Replace) && c.With == nil {
+			g.gone[c.ID] = g.add(i, opDelete, c)
+		}
+		switch c.Action {
+		case resource.Update:
+			g.built[c.ID] = g.add(i, opUpdate, c)
+		case resource.Create, resource.Replace:
+			g.built[c.ID] = g.add(i, opCreate, c)
+		}
+	}
+	byID := map[resource.ID]resource.Change{}
+	for _, c := range changes {
+		byID[c.ID] = c
+	}
+	for _, c := range changes {
+		if c.With != nil {
+			if s, ok := g.goneWith(c.ID, byID); ok {
+				g.gone[c.ID] = s
+			}
+		}
+	}
+	for _, c := range changes {
+		g.order(c)
+	}
+	g.claims()
+	g.postpone()
+	return g
+}
+
+// add appends one step.
+func (g *graph) add(change int, o op, c resource.Change) int {
+	r := c.After
+	if o == opDelete || r == nil {
+		r = c.Before
+	}
+	g.steps = append(g.steps, step{change: change, op: o, id: c.ID, pod: resource.Pod(r), last: c.Action == resource.Delete})
+	return len(g.steps) - 1
+}
+
+// goneWith follows what an object goes along with, up to a step of its own.
+func (g *graph) goneWith(id resource.ID, byID map[resource.ID]resource.Change) (int, bool) {
+	for range len(byID) + 1 {
+		if s, ok := g.gone[id]; ok {
+			return s, true
+		}
+		c, ok := byID[id]
+		if !ok || c.With == nil {
+			return 0, false
+		}
+		id = *c.With
+	}
+	return 0, false
+}
+
+// wait makes step s wait for step first.
+func (g *graph) wait(s, first int) {
+	if s != first {
+		g.steps[s].before = append(g.steps[s].before, first)
+	}
+}
+
+// order puts the steps of c after those of what it needs, and before the removal of what it needs no more.
+func (g *graph) order(c resource.Change) {
+	if s, ok := g.built[c.ID]; ok {
+		for _, p := range needs(c.After) {
+			if first, ok := g.built[p]; ok {
+				g.wait(s, first)
+			}
+		}
+		if c.Action == resource.Update {
+			now := needs(c.After)
+			for _, p := range needs(c.Before) {
+				if end, ok := g.gone[p]; ok && !slices.Contains(now, p) {
+					g.wait(end, s)
+					g.steps[end].moves = append(g.steps[end].moves, s)
+				}
+			}
+		}
+		if d, ok := g.gone[c.ID]; ok && c.Action == resource.Replace {
+			g.wait(s, d)
+		}
+	}
+	if c.With != nil || (c.Action != resource.Delete && c.Action != resource.Replace) {
+		return
+	}
+	d := g.gone[c.ID]
+	for _, p := range needs(c.Before) {
+		if end, ok := g.gone[p]; ok {
+			g.wait(end, d)
+		}
+	}
+}
+
+// claims puts every release of a claim before the first step that acquires it with another value.
+func (g *graph) claims() {
+	released, acquired := map[resource.Claim][]int{}, map[resource.Claim][]int{}
+	for _, c := range g.changes {
+		before, after := claimsOf(c.Before), claimsOf(c.After)
+		for _, cl := range before {
+			if s, ok := g.gone[c.ID]; ok {
+				released[cl] = append(released[cl], s)
+			}
+		}
+		for _, cl := range after {
+			if s, ok := g.built[c.ID]; ok && (c.Action != resource.Update || !slices.Contains(before, cl)) {
+				acquired[cl] = append(acquired[cl], s)
+			}
+		}
+	}
+	for _, cl := range sortedClaims(acquired) {
+		barrier := -1
+		for _, old := range sortedClaims(released) {
+			if old.Key != cl.Key || old.Value == cl.Value {
+				continue
+			}
+			if barrier < 0 {
+				g.steps = append(g.steps, step{change: -1, op: opBarrier, id: resource.ID{Kind: "claim", Name: cl.Key + " " + cl.Value}})
+				barrier = len(g.steps) - 1
+			}
+			for _, s := range released[old] {
+				g.wait(barrier, s)
+			}
+		}
+		if barrier < 0 {
+			continue
+		}
+		for _, s := range acquired[cl] {
+			g.wait(s, barrier)
+		}
+	}
+}
+
+// postpone lets deletes that nothing waits for come after everything that adds.
+func (g *graph) postpone() {
+	var visit func(s int)
+	seen := make([]bool, len(g.steps))
+	visit = func(s int) {
+		if seen[s] {
+			return
+		}
+		seen[s] = true
+		for _, b := range g.steps[s].before {
+			visit(b)
+		}
+	}
+	for i, s := range g.steps {
+		if !s.last && s.op != opBarrier {
+			visit(i)
+		}
+	}
+	for i := range g.steps {
+		g.steps[i].last = g.steps[i].last && !seen[i]
+	}
+}
+
+// compare is the order among steps that are all possible: adds first, pod by pod.
+func (g *graph) compare(a, b int) int {
+	x, y := &g.steps[a], &g.steps[b]
+	if x.last != y.last {
+		if x.last {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(cmp.Compare(x.pod, y.pod), x.id.Compare(y.id), cmp.Compare(x.op, y.op), cmp.Compare(a, b))
+}
+
+// sorted returns the steps in an order that works one by one. If there is none, circle holds steps that wait for each
+// other all around.
+func (g *graph) sorted() (order, circle []int) {
+	r := newReady(g)
+	for r.Len() > 0 {
+		s := r.take()
+		order = append(order, s)
+		r.done(s)
+	}
+	if len(order) == len(g.steps) {
+		return order, nil
+	}
+	return nil, g.circle(r)
+}
+
+// circle finds one circle among the steps that never became possible: from any of them, back along what it waits for.
+func (g *graph) circle(r *ready) []int {
+	at := slices.IndexFunc(r.missing, func(n int) bool { return n > 0 })
+	var path []int
+	seen := map[int]int{}
+	for {
+		if i, ok := seen[at]; ok {
+			path = path[i:]
+			slices.Reverse(path)
+			return path
+		}
+		seen[at] = len(path)
+		path = append(path, at)
+		at = g.steps[at].before[slices.IndexFunc(g.steps[at].before, func(b int) bool { return r.missing[b] > 0 })]
+	}
+}
+
+// circleError names the objects of a circle.
+func (g *graph) circleError(circle []int) error {
+	var names []string
+	for _, s := range append(circle, circle[0]) {
+		name := g.steps[s].id.String()
+		if len(names) == 0 || names[len(names)-1] != name {
+			names = append(names, name)
+		}
+	}
+	return fmt.Errorf("order the changes: these wait for each other: %s", strings.Join(names, " -> "))
+}
+
+// ready holds the steps that wait for nothing any more, the next one first.
+type ready struct {
+	g       *graph
+	heap    []int
+	missing []int   // how many steps each one still waits for; -1 once it was taken
+	next    [][]int // the steps that wait for each one
+}
+
+// newReady starts with the steps that wait for nothing.
+func newReady(g *graph) *ready {
+	r := &ready{g: g, missing: make([]int, len(g.steps)), next: make([][]int, len(g.steps))}
+	for i, s := range g.steps {
+		r.missing[i] = len(s.before)
+		for _, b := range s.before {
+			r.next[b] = append(r.next[b], i)
+		}
+	}
+	for i, n := range r.missing {
+		if n == 0 {
+			heap.Push(r, i)
+		}
+	}
+	return r
+}
+
+// take removes the next step.
+func (r *ready) take() int {
+	s := heap.Pop(r).(int)
+	r.missing[s] = -1
+	return s
+}
+
+// done releases what waited for s.
+func (r *ready) done(s int) {
+	for _, n := range r.next[s] {
+		if r.missing[n]--; r.missing[n] == 0 {
+			heap.Push(r, n)
+		}
+	}
+}
+
+// Len implements heap.Interface.
+func (r *ready) Len() int { return len(r.heap) }
+
+// Less implements heap.Interface.
+func (r *ready) Less(i, j int) bool { return r.g.compare(r.heap[i], r.heap[j]) < 0 }
+
+// Swap implements heap.Interface.
+func (r *ready) Swap(i, j int) { r.heap[i], r.heap[j] = r.heap[j], r.heap[i] }
+
+// Push implements heap.Interface.
+func (r *ready) Push(x any) { r.heap = append(r.heap, x.(int)) }
+
+// Pop implements heap.Interface.
+func (r *ready) Pop() any {
+	s := r.heap[len(r.heap)-1]
+	r.heap = r.heap[:len(r.heap)-1]
+	return s
+}
+
+// needs lists what r cannot be without.
+func needs(r resource.Resource) []resource.ID {
+	if r == nil {
+		return nil
+	}
+	ids := slices.Clone(r.After())
+	for _, id := range r.DiesWith() {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// claimsOf lists the claims of r, if it has any.
+func claimsOf(r resource.Resource) []resource.Claim {
+	if c, ok := r.(resource.Claimer); ok {
+		return c.Claims()
+	}
+	return nil
+}
+
+// sortedClaims returns the keys in order.
+func sortedClaims(m map[resource.Claim][]int) []resource.Claim {
+	keys := make([]resource.Claim, 0, len(m))
+	for c := range m {
+		keys = append(keys, c)
+	}
+	slices.SortFunc(keys, func(a, b resource.Claim) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
+	})
+	return keys
+}

@@ -1,0 +1,84 @@
+package reconciler
+
+import (
+	"context"
+	"fmt"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// table holds every kind by its name.
+type table map[resource.Kind]kind
+
+// kind is the Ops of one kind with the type of its resources erased.
+type kind interface {
+	observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (owned, foreign []resource.Resource, err error)
+	diff(observed, desired resource.Resource) (fields []resource.Field, inPlace bool)
+	create(ctx context.Context, h *host.Host, r resource.Resource) error
+	update(ctx context.Context, h *host.Host, from, to resource.Resource) error
+	delete(ctx context.Context, h *host.Host, r resource.Resource) error
+	conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict
+}
+
+// of erases the type of a kind's resources.
+func of[R resource.Resource](ops Ops[R]) kind { return erased[R]{ops} }
+
+// erased is a kind whose resources are all R.
+type erased[R resource.Resource] struct{ ops Ops[R] }
+
+func (e erased[R]) observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (owned, foreign []resource.Resource, err error) {
+	o, f, err := e.ops.Observe(ctx, h, narrow[R](wanted))
+	return widen(o), widen(f), err
+}
+
+func (e erased[R]) diff(observed, desired resource.Resource) ([]resource.Field, bool) {
+	return e.ops.Diff(observed.(R), desired.(R))
+}
+
+func (e erased[R]) create(ctx context.Context, h *host.Host, r resource.Resource) error {
+	return e.ops.Create(ctx, h, r.(R))
+}
+
+func (e erased[R]) update(ctx context.Context, h *host.Host, from, to resource.Resource) error {
+	return e.ops.Update(ctx, h, from.(R), to.(R))
+}
+
+func (e erased[R]) delete(ctx context.Context, h *host.Host, r resource.Resource) error {
+	return e.ops.Delete(ctx, h, r.(R))
+}
+
+func (e erased[R]) conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict {
+	if c, ok := e.ops.(Conflicter[R]); ok {
+		return c.Conflicts(desired, narrow[R](foreign))
+	}
+	return nil
+}
+
+// check reports the first resource whose kind isn't in the table.
+func (t table) check(s resource.State) error {
+	for _, id := range s.IDs() {
+		if _, ok := t[id.Kind]; !ok {
+			return fmt.Errorf("plan %s: no such kind of object", id)
+		}
+	}
+	return nil
+}
+
+// narrow gives resources their own type back.
+func narrow[R resource.Resource](rs []resource.Resource) []R {
+	out := make([]R, len(rs))
+	for i, r := range rs {
+		out[i] = r.(R)
+	}
+	return out
+}
+
+// widen forgets the type of resources.
+func widen[R resource.Resource](rs []R) []resource.Resource {
+	out := make([]resource.Resource, len(rs))
+	for i, r := range rs {
+		out[i] = r
+	}
+	return out
+}
