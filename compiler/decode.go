@@ -63,7 +63,10 @@ func decodeValue(dst reflect.Value, v cue.Value) error {
 		if err != nil {
 			return err
 		}
-		m := reflect.MakeMap(dst.Type())
+		m := dst // entries that were hoisted are there already
+		if m.IsNil() {
+			m = reflect.MakeMap(dst.Type())
+		}
 		for it.Next() {
 			e := reflect.New(dst.Type().Elem()).Elem()
 			if err := decodeValue(e, it.Value()); err != nil {

@@ -16,14 +16,10 @@ import (
 	"plumb.internal/plumb/schema"
 )
 
-// overlay is every CUE file that the package needs, read and parsed by us: its own files, the schema, and what it imports from its
+// overlay is every CUE file that the package needs, read and parsed by us: its own files, and what it imports from its
 // module or from copies below cue.mod. CUE's loader then opens none by itself.
 func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
-	vendored := filepath.Join(e.root, "cue.mod/pkg", schema.ImportPath)
-	overlay := map[string]load.Source{
-		filepath.Join(vendored, "schema.cue"): load.FromBytes(schema.Source()),
-		filepath.Join(e.Dir, injectedName):    load.FromString(schema.Injected),
-	}
+	overlay := map[string]load.Source{}
 	modName := filepath.Join(e.root, "cue.mod/module.cue")
 	modText, err := e.reader.read(modName)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,6 +91,9 @@ func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
 			}
 		}
 		mistakes = append(mistakes, e.embedMistakes(f)...)
+	}
+	for _, name := range e.vendored {
+		overlay[name] = load.FromString("package " + packageName + "\n")
 	}
 	for _, f := range e.files {
 		overlay[f.name] = load.FromFile(f.syntax)

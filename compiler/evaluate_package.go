@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cuelang.org/go/cue"
@@ -34,10 +35,14 @@ type evaluation struct {
 	request
 	reading func(cpu time.Duration) error // called once the package's own files are read
 
-	reader *reader
-	root   string // of the CUE module
-	files  []*sourceFile
-	values []cue.Value // what positions are looked up in
+	reader   *reader
+	root     string // of the CUE module
+	files    []*sourceFile
+	vendored []string // files that apply the schema, as plumb init writes one; it is applied anyway
+	noHoist  bool     // for comparing: all of it in CUE
+	hoisted  *hoisted
+	sources  map[string]load.Source
+	values   []cue.Value // what positions are looked up in
 }
 
 // sourceFile is one of the package's own files.
@@ -56,7 +61,7 @@ func (e *evaluation) run() (*schema.Config, []Mistake) {
 	if m := e.parse(); len(m) > 0 {
 		return nil, m
 	}
-	return e.whole()
+	return e.config()
 }
 
 // find reads the package's files: those of the folder, and, as in CUE, those of the same package in the folders above it up to
@@ -100,6 +105,10 @@ func (e *evaluation) find() []Mistake {
 				}
 				continue
 			}
+			if string(f.source) == schema.Injected {
+				e.vendored = append(e.vendored, f.name)
+				continue
+			}
 			e.files = append(e.files, f)
 		}
 		if d == e.root {
@@ -109,7 +118,7 @@ func (e *evaluation) find() []Mistake {
 	if len(mistakes) > 0 {
 		return mistakes
 	}
-	if len(e.files) == 0 {
+	if len(e.files) == 0 && len(e.vendored) == 0 {
 		return []Mistake{{Message: fmt.Sprintf("%s holds no .cue files", e.place(e.Dir))}}
 	}
 	if err := e.reading(e.CPU + time.Duration(e.reader.bytes)*2*time.Second/(1<<20)); err != nil {
@@ -135,21 +144,10 @@ func reason(err error) error {
 
 // parse parses the files, several at a time, and checks that they are of our package.
 func (e *evaluation) parse() []Mistake {
-	var wg sync.WaitGroup
-	next := make(chan *sourceFile)
-	for range min(runtime.GOMAXPROCS(0), len(e.files)) {
-		wg.Go(func() {
-			for f := range next {
-				f.syntax, f.err = parser.ParseFile(f.name, f.source)
-			}
-		})
-	}
-	for _, f := range e.files {
-		next <- f
-	}
-	close(next)
-	wg.Wait()
-
+	each(len(e.files), func(i int) {
+		f := e.files[i]
+		f.syntax, f.err = parser.ParseFile(f.name, f.source)
+	})
 	var mistakes []Mistake
 	own, ours := 0, e.files[:0]
 	for _, f := range e.files {
@@ -175,7 +173,7 @@ func (e *evaluation) parse() []Mistake {
 		}
 	}
 	e.files = ours
-	if own == 0 {
+	if own == 0 && len(e.vendored) == 0 {
 		return []Mistake{{Message: fmt.Sprintf("%s holds no .cue files", e.place(e.Dir))}}
 	}
 	return mistakes
@@ -193,45 +191,79 @@ func packagePos(f *ast.File) token.Pos {
 	return token.NoPos
 }
 
-// whole evaluates the package as it is, all in one, with the schema in it.
-func (e *evaluation) whole() (*schema.Config, []Mistake) {
+// each calls f for every index below n, several at a time.
+func each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(runtime.GOMAXPROCS(0), n) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// config evaluates the package: what is literal here, the rest in CUE with the schema in it.
+func (e *evaluation) config() (*schema.Config, []Mistake) {
+	if !e.noHoist {
+		e.hoisted = e.hoist()
+		if !e.hoisted.rest && len(e.Tags) == 0 {
+			return &e.hoisted.config, nil
+		}
+	}
 	v, mistakes := e.build()
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	e.values = []cue.Value{v}
 	config := new(schema.Config)
+	if e.hoisted != nil {
+		config = &e.hoisted.config
+	}
 	if err := decodeValue(reflect.ValueOf(config).Elem(), v); err != nil {
 		return nil, []Mistake{{Message: err.Error()}}
 	}
 	return config, nil
 }
 
-// build loads and evaluates what the files' syntax holds now.
+// build loads and evaluates what the files' syntax holds now, with the schema.
 func (e *evaluation) build() (cue.Value, []Mistake) {
 	overlay, mistakes := e.overlay()
 	if len(mistakes) > 0 {
-		return cue.Value{}, mistakes
+		return cue.Value{}, e.sorted(mistakes)
 	}
-	instances := load.Instances([]string{"."}, &load.Config{
-		Dir: e.Dir, ModuleRoot: e.root, Package: packageName, Tags: e.Tags, Registry: noRegistry{}, Env: []string{}, Overlay: overlay,
-	})
-	if len(instances) != 1 {
-		return cue.Value{}, []Mistake{{Message: fmt.Sprintf("load %s: %d packages instead of one", e.place(e.Dir), len(instances))}}
+	e.sources = overlay
+	v, err := e.buildWith(string(schema.Source()), schema.Injected)
+	if err != nil {
+		return cue.Value{}, e.loadMistakes(err)
 	}
-	if err := instances[0].Err; err != nil {
-		return cue.Value{}, e.mistakes(cue.Value{}, err)
-	}
-	v := cuecontext.New().BuildInstance(instances[0])
 	// Without Concrete first: a conflict makes other fields incomplete, and those are not mistakes of their own.
-	err := v.Validate()
-	if err == nil {
+	if err = v.Validate(); err == nil {
 		err = v.Validate(cue.Concrete(true))
 	}
 	if err != nil {
-		return cue.Value{}, e.mistakes(v, err)
+		return cue.Value{}, e.diagnose(err)
 	}
 	return v, nil
+}
+
+// buildWith evaluates the files with a schema, which may be an open one, and a file that applies it. Its error is what CUE's
+// loader says.
+func (e *evaluation) buildWith(definitions, injected string) (cue.Value, error) {
+	e.sources[filepath.Join(e.root, "cue.mod/pkg", schema.ImportPath, "schema.cue")] = load.FromString(definitions)
+	e.sources[filepath.Join(e.Dir, injectedName)] = load.FromString(injected)
+	instances := load.Instances([]string{"."}, &load.Config{
+		Dir: e.Dir, ModuleRoot: e.root, Package: packageName, Tags: e.Tags, Registry: noRegistry{}, Env: []string{}, Overlay: e.sources,
+	})
+	if len(instances) != 1 {
+		return cue.Value{}, fmt.Errorf("load %s: %d packages instead of one", e.place(e.Dir), len(instances))
+	}
+	if err := instances[0].Err; err != nil {
+		return cue.Value{}, err
+	}
+	return cuecontext.New().BuildInstance(instances[0]), nil
 }
 
 // noRegistry has no module: plumb never needs the network that it configures.

@@ -26,8 +26,22 @@ func Vendored() map[string][]byte {
 // ModuleFile is the module.cue of a repository that has none of its own: its packages import each other below plumb.local.
 const ModuleFile = "module: \"plumb.local@v0\"\nlanguage: version: \"v0.15.0\"\n"
 
-// Injected is the file that applies the schema to the package that it is added to.
-const Injected = "package plumb\n\nimport \"" + ImportPath + "\"\n\nschema.#Config\n"
+// Injected is the file that applies the schema to the package that it is added to. It names each field, since embedding #Config
+// would not close it: CUE allows more fields beside an embedding. The last line refuses any other field at the top.
+const Injected = `package plumb
+
+import "` + ImportPath + `"
+
+nodes?:       schema.#Nodes
+pods?:        schema.#Pods
+podDefaults?: schema.#Pod
+services?:    schema.#Services
+routing?:     schema.#Routing
+tuning?:      schema.#Tuning
+checks?:      schema.#Checks
+
+[!~"^(nodes|pods|podDefaults|services|routing|tuning|checks)$"]: _|_
+`
 
 // Source is the text of the schema.
 func Source() []byte {
