@@ -17,7 +17,10 @@ var baseProbes = []probe{
 
 // tryNetNS names the sandbox in a tmpfs that only its own mount namespace sees.
 func tryNetNS(*sandbox) error {
-	const dir = "/proc/sys" // any folder that is always there serves as mount point
+	dir, err := privateMounts()
+	if err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 		return untried("mount a tmpfs", err)
 	}

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"sync"
 
+	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +24,7 @@ type probe struct {
 // probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
 func probes() []probe {
 	var all []probe
-	for _, theme := range [][]probe{baseProbes, linkProbes, markProbes} {
+	for _, theme := range [][]probe{baseProbes, linkProbes, markProbes, nftProbes, qdiscProbes, tcpProbes, bpfProbes, attachProbes} {
 		all = append(all, theme...)
 	}
 	return all
@@ -52,7 +56,7 @@ func untried(what string, err error) error {
 // refusals are the kernel's ways to say that it doesn't have what was asked. Any other error, lack of privilege and of
 // memory first of all, says nothing about the feature.
 var refusals = []error{
-	errAbsent, errOff, errors.ErrUnsupported, unix.EOPNOTSUPP, unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.ENOENT, unix.ENODEV,
+	errAbsent, errOff, ebpf.ErrNotSupported, errors.ErrUnsupported, unix.EOPNOTSUPP, unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.ENOENT, unix.ENODEV,
 	unix.ENOPROTOOPT, unix.EPROTONOSUPPORT, unix.EPFNOSUPPORT, unix.EAFNOSUPPORT, unix.ESOCKTNOSUPPORT, unix.E2BIG,
 	unix.ERANGE, unix.EBADF,
 }
@@ -76,10 +80,17 @@ func (p probe) answer(err error) Status {
 		}
 	}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		st.Reason += " (needs root)"
+		if os.Geteuid() != 0 {
+			st.Reason += " (needs root)"
+		} else {
+			st.Reason += " (not permitted even to root: by a container, a security module or lockdown)"
+		}
 	}
 	return st
 }
+
+// parallel is how many probes run at a time. Most of their time is waiting for the kernel to let go of programs.
+const parallel = 8
 
 // Probe asks the running kernel by trying each feature in a network namespace that is thrown away, and adds the facts of
 // the host as seen from the network namespace of the caller. It leaves nothing behind but modules that the kernel loaded
@@ -90,11 +101,28 @@ func Probe(ctx context.Context) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	restore, err := liftMemlock()
+	if err != nil {
+		return nil, err
+	}
+	defer restore()
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(parallel)
 	for _, p := range probes() {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("probe features: %w", err)
-		}
-		set.Features[p.feature] = p.answer(inSandbox(p.try))
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("probe features: %w", err)
+			}
+			st := p.answer(inSandbox(p.try))
+			mu.Lock()
+			defer mu.Unlock()
+			set.Features[p.feature] = st
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	if set.Host, err = hostFacts(); err != nil {
 		return nil, fmt.Errorf("read host facts: %w", err)

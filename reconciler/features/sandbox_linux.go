@@ -13,8 +13,8 @@ type sandbox struct {
 	h *netlink.Handle
 }
 
-// inSandbox runs try on a thread in a network and a mount namespace of its own. The thread ends with the probe, and the
-// namespaces with it: nothing that try makes in them can outlive it, whatever happens.
+// inSandbox runs try on a thread in a network namespace of its own. The thread ends with the probe, and the
+// namespace with it: nothing that try makes in it can outlive it, whatever happens.
 func inSandbox(try func(*sandbox) error) error {
 	result := make(chan error, 1)
 	go onOwnThread(func() { result <- enterSandbox(try) })
@@ -39,11 +39,8 @@ func onOwnThread(fn func()) {
 }
 
 func enterSandbox(try func(*sandbox) error) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-		return untried("unshare network and mount namespace", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return untried("make mounts private", err)
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return untried("unshare network namespace", err)
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -75,4 +72,15 @@ func (s *sandbox) up(name string) (netlink.Link, error) {
 		return nil, fmt.Errorf("set link %s up: %w", name, err)
 	}
 	return l, nil
+}
+
+// privateMounts gives the thread of the probe a mount namespace of its own as well, and returns a folder to mount on.
+func privateMounts() (string, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return "", untried("unshare mount namespace", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return "", untried("make mounts private", err)
+	}
+	return "/proc/sys", nil // a folder that is always there
 }
