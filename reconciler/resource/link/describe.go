@@ -3,6 +3,8 @@ package link
 import (
 	"fmt"
 	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // Describe implements resource.Describer, in the words of `ip link add`:
@@ -32,4 +34,13 @@ func (l Link) Describe() string {
 		}
 	}
 	return b.String()
+}
+
+// Devices implements resource.Maker: the device, and the root namespace's end of a pair.
+func (l Link) Devices() []resource.Device {
+	devices := []resource.Device{{NetNS: l.NetNS, Name: l.Name}}
+	if l.Peer != nil {
+		devices = append(devices, resource.Device{Name: l.Peer.Name})
+	}
+	return devices
 }

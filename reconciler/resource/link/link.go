@@ -38,6 +38,11 @@ type Link struct {
 	// Adopted says that NetNS is an adopted namespace, which doesn't go when the link goes.
 	Adopted bool
 	From    string // the field that asks for it
+
+	// Faults is what an observation found that is not as plumb makes it, such as "down"; "" in desired state.
+	Faults string
+	// Owner is whose a foreign link is, in words; "" otherwise.
+	Owner string
 }
 
 // Peer is the end of a pair in the root namespace.
