@@ -39,7 +39,11 @@ check: lint test
 
 bench: bin/plumb
 	.ci/deps run test
-	$(GO) run ./internal/bench
+	$(GO) build -o bin/bench-compile ./internal/bench/compile
+	bin/bench-compile -n 1000
+	bin/bench-compile -n 10000 -runs 5
+	$(GO) build -o bin/bench-run ./internal/bench/run
+	bin/bench-run
 
 demo: bin/plumb
 	.ci/deps run
