@@ -46,6 +46,11 @@ func (t table) apply(ctx context.Context, h *host.Host, p *resource.Plan, opt Ap
 	}
 	r := &run{kinds: t, host: h, g: g, opt: opt, ready: newReady(g), left: len(g.steps), cause: make([]*ChangeError, len(g.steps))}
 	r.wake.L = &r.mu
+	for _, s := range g.steps {
+		if g.finishes(s) {
+			r.total++
+		}
+	}
 	defer context.AfterFunc(ctx, r.stop)()
 	if opt.workers() == 1 {
 		r.work(ctx)
@@ -73,6 +78,7 @@ type run struct {
 	cause  []*ChangeError // why a step is to be skipped
 	failed []*ChangeError
 	made   int // changes that are done
+	total  int // changes that have steps: what the kernel takes along has none
 }
 
 // stop wakes the workers so that they see the end of the context.
@@ -142,10 +148,10 @@ func (r *run) finish(s int, err error) {
 		why := &ChangeError{ID: st.id, Action: st.op.action(), Err: err}
 		r.failed = append(r.failed, why)
 		r.cause[s] = why
-	} else if st.op != opDelete || c.Action == resource.Delete {
+	} else if r.g.finishes(st) {
 		r.made++
 		if r.opt.Progress != nil {
-			r.opt.Progress(r.made, len(r.g.changes), c)
+			r.opt.Progress(r.made, r.total, c)
 		}
 	}
 	r.settle(s)

@@ -195,7 +195,7 @@ func (d *differ) compare(observed, desired resource.Resource) (resource.Change, 
 func (d *differ) replacedParent(observed, desired resource.Resource) (p resource.ID, dies, ok bool) {
 	dies = true
 	for _, p := range desired.DiesWith() {
-		if d.action(p) != resource.Replace || (len(observed.DiesWith()) > 0 && !slices.Contains(observed.DiesWith(), p)) {
+		if d.action(p) != resource.Replace || elsewhere(observed, p) {
 			continue
 		}
 		return p, !borrowed(d.owned[p]), true
@@ -221,6 +221,12 @@ func (d *differ) replacedParent(observed, desired resource.Resource) (p resource
 	return resource.ID{}, false, false
 }
 
+// elsewhere reports whether an observed object is known to live and die with another object of p's kind.
+func elsewhere(observed resource.Resource, p resource.ID) bool {
+	ids := observed.DiesWith()
+	return !slices.Contains(ids, p) && slices.ContainsFunc(ids, func(id resource.ID) bool { return id.Kind == p.Kind })
+}
+
 // imply finds what takes an object along that nobody wants any more.
 func (d *differ) imply(c *resource.Change) {
 	for _, p := range c.Before.DiesWith() {
@@ -228,8 +234,10 @@ func (d *differ) imply(c *resource.Change) {
 		if (a != resource.Replace && a != resource.Delete) || borrowed(d.owned[p]) {
 			continue
 		}
-		c.With = &p
 		c.Reason = "goes with " + p.String()
+		if rec, ok := c.Before.(resource.Recorder); !ok || !rec.Recorded() {
+			c.With = &p
+		}
 		return
 	}
 }

@@ -87,7 +87,8 @@ type ChangeError struct {
 }
 
 func (e *ChangeError) Error() string {
-	s := fmt.Sprintf("%s %s: %v", e.Action, e.ID, e.Err)
+	what := fmt.Sprintf("%s %s: ", e.Action, e.ID)
+	s := what + strings.TrimPrefix(e.Err.Error(), what) // most kinds say it themselves
 	for i, id := range e.Skipped {
 		if i == 0 {
 			s += "\n  skipped for it: "

@@ -27,6 +27,7 @@ import (
 type fakeKernel struct {
 	mu      sync.Mutex
 	objects resource.State
+	records map[resource.ID]bool // of sysctls; the cascade of the kernel doesn't know them
 	foreign []resource.Resource
 	calls   []string
 	// died, once set, makes every further call fail: the process is dead.
@@ -41,7 +42,9 @@ var (
 	errFault = errors.New("injected fault")
 )
 
-func newFake() *fakeKernel { return &fakeKernel{objects: resource.State{}, budget: -1} }
+func newFake() *fakeKernel {
+	return &fakeKernel{objects: resource.State{}, records: map[resource.ID]bool{}, budget: -1}
+}
 
 // table is the kernel's table of kinds.
 func (k *fakeKernel) table() table {
@@ -92,6 +95,9 @@ func (k *fakeKernel) put(r resource.Resource) error {
 		}
 	}
 	k.objects[r.ID()] = r
+	if r.ID().Kind == sysctl.Kind {
+		k.records[r.ID()] = true
+	}
 	return nil
 }
 
@@ -121,6 +127,9 @@ func (k *fakeKernel) dump() string {
 	for _, id := range k.objects.IDs() {
 		fmt.Fprintf(&b, "%s: %s\n", id, resource.Describe(k.objects[id]))
 	}
+	for _, id := range slices.SortedFunc(maps.Keys(k.records), resource.ID.Compare) {
+		fmt.Fprintf(&b, "record of %s\n", id)
+	}
 	return b.String()
 }
 
@@ -134,9 +143,14 @@ func (f fakeOps[R]) Observe(context.Context, *host.Host, []R) (owned, foreign []
 	f.k.mu.Lock()
 	defer f.k.mu.Unlock()
 	for _, r := range f.k.objects {
-		if r.ID().Kind == f.kind {
-			owned = append(owned, r.(R))
+		if r.ID().Kind != f.kind {
+			continue
 		}
+		// The kernel tells devices, not links.
+		if s, ok := r.(resource.Sitter); ok {
+			r = s.WithLink(resource.ID{})
+		}
+		owned = append(owned, r.(R))
 	}
 	for _, r := range f.k.foreign {
 		if r.ID().Kind == f.kind {
@@ -187,6 +201,7 @@ func (f fakeOps[R]) Delete(_ context.Context, _ *host.Host, r R) error {
 		return err
 	}
 	f.k.remove(r.ID())
+	delete(f.k.records, r.ID())
 	return nil
 }
 

@@ -53,8 +53,28 @@ func (t table) observe(ctx context.Context, h *host.Host, desired resource.State
 	}
 	wg.Wait()
 	slices.SortStableFunc(o.Foreign, func(a, b resource.Resource) int { return a.ID().Compare(b.ID()) })
+	relate(o.Owned)
 	if errs != nil {
 		slices.SortFunc(errs.Errors, byText)
 	}
 	return o, errs.ErrorOrNil()
+}
+
+// relate finds the link that each observed object sits on, where its kind couldn't.
+func relate(s resource.State) {
+	links := map[resource.Device]resource.ID{}
+	for id, r := range s {
+		if m, ok := r.(resource.Maker); ok {
+			for _, d := range m.Devices() {
+				links[d] = id
+			}
+		}
+	}
+	for id, r := range s {
+		if sit, ok := r.(resource.Sitter); ok {
+			if link, ok := links[sit.Device()]; ok {
+				s[id] = sit.WithLink(link)
+			}
+		}
+	}
 }

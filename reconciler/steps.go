@@ -218,6 +218,11 @@ func (g *graph) compare(a, b int) int {
 	return cmp.Or(cmp.Compare(x.pod, y.pod), x.id.Compare(y.id), cmp.Compare(x.op, y.op), cmp.Compare(a, b))
 }
 
+// finishes reports whether a step is the last one of its change.
+func (g *graph) finishes(s step) bool {
+	return s.op == opUpdate || s.op == opCreate || (s.op == opDelete && g.changes[s.change].Action == resource.Delete)
+}
+
 // sorted returns the steps in an order that works one by one. If there is none, circle holds steps that wait for each
 // other all around.
 func (g *graph) sorted() (order, circle []int) {

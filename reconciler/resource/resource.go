@@ -75,6 +75,23 @@ func Describe(r Resource) string {
 // go of a borrowed one takes nothing along: what plumb put into it has to be deleted piece by piece.
 type Borrower interface{ Borrowed() bool }
 
+// Device is a network device by name, in a pod's namespace or in the root one ("").
+type Device struct{ NetNS, Name string }
+
+// Maker is a resource that makes devices: a link makes one, a pair both its ends.
+type Maker interface{ Devices() []Device }
+
+// Sitter is a resource that sits on a device. The kernel tells the device of an observed one by name only; WithLink
+// returns it with the resource that made the device, which takes it along when it goes.
+type Sitter interface {
+	Device() Device
+	WithLink(id ID) Resource
+}
+
+// Recorder is a resource of which plumb keeps a record in its run folder. It is deleted on its own, before what would take
+// it along: a record outlives the kernel's object, and nobody would find it afterwards.
+type Recorder interface{ Recorded() bool }
+
 // Pod names the pod that r belongs to: its own namespace, or the namespace of the object that it lives and dies with (the
 // host's route to a pod). It is "" for what belongs to the node.
 func Pod(r Resource) string {

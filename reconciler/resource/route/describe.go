@@ -3,6 +3,8 @@ package route
 import (
 	"fmt"
 	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // Describe implements resource.Describer, as `ip route` prints it: "default via 169.254.10.24 dev eth0 onlink".
@@ -40,4 +42,13 @@ func (r Route) Describe() string {
 		b.WriteString(" onlink")
 	}
 	return b.String()
+}
+
+// Device implements resource.Sitter.
+func (r Route) Device() resource.Device { return resource.Device{NetNS: r.NetNS, Name: r.Dev} }
+
+// WithLink implements resource.Sitter.
+func (r Route) WithLink(id resource.ID) resource.Resource {
+	r.Link = id
+	return r
 }
