@@ -14,7 +14,7 @@ import (
 )
 
 // Exec replaces this process by argv, run in a node of the lab: in its namespaces, its mounts and its cgroup. It returns
-// only on failure. The folder stays the caller's.
+// only on failure. The folder stays the caller's. Self as the command's name means this very program.
 func (l *Lab) Exec(node string, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("no command given")
@@ -53,6 +53,11 @@ func (l *Lab) Exec(node string, argv []string) error {
 			return fmt.Errorf("enter node %s: %w", n.Name, err)
 		}
 	}
+	if argv[0] == Self {
+		argv = append([]string{"plumb"}, argv[1:]...)
+		err = syscall.Exec(Self, argv, os.Environ())
+		return fmt.Errorf("run plumb in node %s: %w", n.Name, err)
+	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return fmt.Errorf("run in node %s: %w", n.Name, err)
@@ -65,7 +70,7 @@ func (l *Lab) Exec(node string, argv []string) error {
 
 // Command is argv as a child process in a node of the lab.
 func (l *Lab) Command(ctx context.Context, node string, argv ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, self)
+	cmd := exec.CommandContext(ctx, Self)
 	cmd.Args = append([]string{argEnter, l.Name, node}, argv...)
 	return cmd
 }

@@ -25,8 +25,8 @@ const (
 	argEnter    = "plumb-lab-enter"    // LAB NODE CMD...
 )
 
-// self starts this very program again, also where its file has been replaced meanwhile.
-const self = "/proc/self/exe"
+// Self starts this very program again, also where its file has been replaced meanwhile.
+const Self = "/proc/self/exe"
 
 // RunChild must be called at the start of main (and of TestMain where a test starts labs): a lab starts this program
 // again to hold its namespaces or to enter them. It reports true if this process was such a child and is done.
@@ -63,7 +63,7 @@ func unshareAndExec(flags int, as string) error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("make namespaces of the lab: %w", err)
 	}
-	if err := syscall.Exec(self, append([]string{as}, os.Args[1:]...), os.Environ()); err != nil {
+	if err := syscall.Exec(Self, append([]string{as}, os.Args[1:]...), os.Environ()); err != nil {
 		return fmt.Errorf("start %s: %w", as, err)
 	}
 	return nil
@@ -145,7 +145,7 @@ func start(ctx context.Context, cg cgroup, node string, argv ...string) (pid int
 		return 0, fmt.Errorf("make pipe: %w", err)
 	}
 	defer r.Close()
-	cmd := exec.Command(self)
+	cmd := exec.Command(Self)
 	cmd.Args = argv
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=1"}
 	cmd.Dir = "/"

@@ -1,0 +1,16 @@
+// Command plumb sets up the network of a machine from CUE files in git.
+package main
+
+import (
+	"os"
+
+	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/lab"
+)
+
+func main() {
+	if compiler.RunEvaluator() || lab.RunChild() {
+		return
+	}
+	os.Exit(run())
+}

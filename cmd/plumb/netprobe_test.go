@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// netprobe is the command that scripts test reachability with:
+//
+//	netprobe ping ADDR...             one echo each, tried for some seconds
+//	netprobe serve PORT COMMAND...    echoes TCP and UDP while the command runs, and exits like it
+//	netprobe talk tcp|udp ADDR:PORT...
+func netprobe() {
+	var err error
+	switch os.Args[1] {
+	case "ping":
+		err = each(os.Args[2:], ping)
+	case "serve":
+		err = serve(os.Args[2], os.Args[3:])
+	case "talk":
+		err = each(os.Args[3:], func(addr string) error { return talk(os.Args[2], addr) })
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netprobe:", err)
+		os.Exit(1)
+	}
+}
+
+func each(addrs []string, try func(string) error) error {
+	for _, a := range addrs {
+		if err := try(a); err != nil {
+			return fmt.Errorf("%s: %w", a, err)
+		}
+		fmt.Println(a, "answers")
+	}
+	return nil
+}
+
+func ping(text string) error {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return err
+	}
+	network, request, reply := "ip4:icmp", byte(8), byte(0)
+	if addr.Is6() {
+		network, request, reply = "ip6:ipv6-icmp", 128, 129
+	}
+	var last error
+	for seq := range byte(4) {
+		c, err := net.Dial(network, text)
+		if err != nil {
+			return err
+		}
+		last = echo(c, request, reply, seq)
+		c.Close()
+		if last == nil {
+			return nil
+		}
+	}
+	return last
+}
+
+func echo(c net.Conn, request, reply, seq byte) error {
+	msg := []byte{request, 0, 0, 0, byte(os.Getpid() >> 8), byte(os.Getpid()), 0, seq, 'p', 'l'}
+	if request == 8 { // the kernel sums up ICMPv6 by itself
+		var sum uint32
+		for i := 0; i < len(msg); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(msg[i:]))
+		}
+		sum = sum>>16 + sum&0xffff
+		binary.BigEndian.PutUint16(msg[2:], ^uint16(sum+sum>>16))
+	}
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write(msg); err != nil {
+		return err
+	}
+	buf := make([]byte, 1500)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return err
+		}
+		if n >= len(msg) && buf[0] == reply && bytes.Equal(buf[4:n], msg[4:]) {
+			return nil
+		}
+	}
+}
+
+func serve(port string, argv []string) error {
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go io.Copy(c, c)
+		}
+	}()
+	// An answer of a socket bound to all addresses leaves with the right one only if the peer is on one link; it is here.
+	u, err := net.ListenPacket("udp", ":"+port)
+	if err != nil {
+		return err
+	}
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := u.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			u.WriteTo(buf[:n], from)
+		}
+	}()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+func talk(network, addr string) error {
+	c, err := net.DialTimeout(network, addr, 3*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return err
+	}
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(c, buf); err != nil || string(buf) != "hello" {
+		return fmt.Errorf("answer %q: %w", buf, err)
+	}
+	return nil
+}
+
+// asNobody is the command that runs plumb without any privilege.
+func asNobody() {
+	runtime.LockOSThread()
+	for _, err := range []error{syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)} {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	// A change of user makes /proc/self root's; the evaluator starts from there.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Args = os.Args[1:]
+	os.Exit(run())
+}

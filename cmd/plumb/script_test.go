@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"plumb.internal/plumb/examples"
+	"plumb.internal/plumb/internal/lab"
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/schema"
+)
+
+// TestScripts runs the real binary by the scripts of testdata/script.
+func TestScripts(t *testing.T) {
+	needRoot(t)
+	testscript.Run(t, params(t, testscript.Params{Dir: "../../testdata/script"}))
+}
+
+// TestExamples runs every example in a lab.
+func TestExamples(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	for _, name := range examples.Names() {
+		script, err := examples.FS.ReadFile(name + "/test.txtar")
+		if err != nil {
+			t.Fatalf("example %s has no test: %v", name, err)
+		}
+		files, err := examples.Files(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range slices.Sorted(maps.Keys(files)) {
+			if strings.HasSuffix(file, ".cue") {
+				script = fmt.Appendf(script, "-- %s --\n%s", file, files[file])
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".txtar"), script, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testscript.Run(t, params(t, testscript.Params{Dir: dir}))
+}
+
+// params are what both kinds of scripts know beyond testscript's own:
+//
+//	lab CMD...          runs a command in the lab's node
+//	exits N CMD...      expects an exit code
+//	leftovers           expects that the node is as a new one: nothing is left
+//	isjson              expects that stdout is one JSON value
+//	planids A B         expects that two plans in JSON create the same objects
+//	[feature:NAME]      whether the kernel has a feature
+func params(t *testing.T, p testscript.Params) testscript.Params {
+	recorded, err := filepath.Abs("../../testdata/features")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.RequireExplicitExec = true
+	p.UpdateScripts = os.Getenv("PLUMB_UPDATE") != ""
+	p.Setup = func(e *testscript.Env) error {
+		e.Setenv("FEATURES", recorded)
+		e.Defer(func() {
+			name, err := lab.DefaultName(e.WorkDir)
+			if err == nil {
+				_, err = lab.Down(name)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		// asnobody has to reach the binary and the repository.
+		for dir := e.WorkDir; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p.Cmds = map[string]func(*testscript.TestScript, bool, []string){
+		"lab": func(ts *testscript.TestScript, neg bool, args []string) {
+			err := ts.Exec("plumb", append([]string{"lab", "exec", "--"}, args...)...)
+			if (err != nil) != neg {
+				ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+			}
+		},
+		"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+			want, err := strconv.Atoi(args[0])
+			ts.Check(err)
+			err = ts.Exec(args[1], args[2:]...)
+			got := 0
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				got = exit.ExitCode()
+			} else {
+				ts.Check(err)
+			}
+			if got != want {
+				ts.Fatalf("exit code %d, want %d", got, want)
+			}
+		},
+		"isjson": func(ts *testscript.TestScript, _ bool, _ []string) {
+			var v any
+			if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &v); err != nil {
+				ts.Fatalf("stdout is no JSON: %v", err)
+			}
+		},
+		"planids": func(ts *testscript.TestScript, _ bool, args []string) {
+			if diff := cmp.Diff(planIDs(ts, args[0]), planIDs(ts, args[1])); diff != "" {
+				ts.Fatalf("the plans create different objects:\n%s", diff)
+			}
+		},
+		"leftovers": func(ts *testscript.TestScript, _ bool, _ []string) { leftovers(t.Context(), ts) },
+	}
+	var set *features.Set
+	p.Condition = func(cond string) (bool, error) {
+		name, ok := strings.CutPrefix(cond, "feature:")
+		if !ok {
+			return false, fmt.Errorf("unknown condition %q", cond)
+		}
+		if set == nil {
+			if set, err = features.Probe(t.Context()); err != nil {
+				return false, err
+			}
+		}
+		if !set.Supports(features.Feature(name)) {
+			t.Logf("%s: %s", name, set.Why(features.Feature(name)))
+			return false, nil
+		}
+		return true, nil
+	}
+	return p
+}
+
+func planIDs(ts *testscript.TestScript, file string) []string {
+	var p struct {
+		Changes []struct {
+			ID struct{ Kind, NetNS, Name string }
+		}
+	}
+	if err := json.Unmarshal([]byte(ts.ReadFile(file)), &p); err != nil || len(p.Changes) == 0 {
+		ts.Fatalf("%s: %v, %d changes", file, err, len(p.Changes))
+	}
+	var ids []string
+	for _, c := range p.Changes {
+		ids = append(ids, fmt.Sprint(c.ID))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// snapshot prints all of a node that plumb could have changed.
+const snapshot = `
+find /run /sys/fs/bpf | sort
+ip -d -o link
+ip -o addr
+ip -4 route show table all
+ip -6 route show table all
+ip -4 rule
+ip -6 rule
+ip neigh show nud permanent
+ip neigh show proxy
+grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort
+`
+
+// volatile is what differs between two nodes that nobody touched.
+var volatile = regexp.MustCompile(`(?m)([0-9a-f]{2}:){5}[0-9a-f]{2}|fe80::[0-9a-f:]+|ff02::[0-9a-f:]+|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
+	`^.*(fastopen_key|stable_secret|/neigh/|expires|portid ).*$`)
+
+// leftovers compares the lab's node with that of a lab in which nothing was ever applied.
+func leftovers(ctx context.Context, ts *testscript.TestScript) {
+	name, err := lab.DefaultName(ts.MkAbs("."))
+	ts.Check(err)
+	used, err := lab.Open(name)
+	ts.Check(err)
+	nodes := slices.Clone(used.Nodes)
+	fresh, err := lab.Up(ctx, "fresh-"+name[max(0, len(name)-40):], ts.MkAbs("."), nodes)
+	ts.Check(err)
+	defer func() {
+		_, err := lab.Down(fresh.Name)
+		ts.Check(err)
+	}()
+	look := func(l *lab.Lab) []string {
+		out, err := l.Command(ctx, nodes[0].Name, "sh", "-c", snapshot).Output()
+		ts.Check(err)
+		return strings.Split(volatile.ReplaceAllString(string(out), "*"), "\n")
+	}
+	if diff := cmp.Diff(look(fresh), look(used)); diff != "" {
+		ts.Fatalf("something is left (-new node +this node):\n%s", diff)
+	}
+}
+
+// TestExamplesHaveFiles keeps the embedded examples in step with the folders: each has all of its files.
+func TestExamplesHaveFiles(t *testing.T) {
+	for _, name := range examples.Names() {
+		files, err := examples.Files(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"plumb.cue", "README.md"} {
+			if _, ok := files[want]; !ok {
+				t.Errorf("example %s has no %s", name, want)
+			}
+		}
+		for vendored := range schema.Vendored() {
+			if _, ok := files[vendored]; ok {
+				t.Errorf("example %s has %s, which init would write twice", name, vendored)
+			}
+		}
+	}
+	if _, err := examples.Files("nowhere"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an unknown example: %v", err)
+	}
+}

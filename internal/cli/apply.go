@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// ApplyOptions are the flags of `plumb apply`.
+type ApplyOptions struct {
+	PlanFile        string
+	Yes             bool
+	AllowDisruption bool
+	AllowDelete     bool
+	Parallel        int
+}
+
+// applied is what apply and destroy write as JSON.
+type applied struct {
+	FormatVersion string         `json:"format_version"`
+	Plan          *resource.Plan `json:"plan"`
+	Verified      bool           `json:"verified"`
+	Writes        int            `json:"writes"` // to the kernel and to plumb's own folders
+}
+
+// Apply makes this machine what the files say, and verifies it.
+func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
+	var saved *reconciler.SavedPlan
+	if opt.PlanFile != "" {
+		var err error
+		if saved, err = reconciler.LoadPlan(opt.PlanFile); err != nil {
+			return err
+		}
+		if saved.Destroy {
+			return o.destroy(ctx, opt, saved)
+		}
+	}
+	began := time.Now()
+	s, err := o.begin(ctx, "apply", "")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	unlock, err := reconciler.Lock(s.host)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, observed, err := s.plan(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.check(saved, p, observed); err != nil {
+		return exitOf(err)
+	}
+	if !o.JSON() {
+		if err := o.writePlan(p); err != nil {
+			return err
+		}
+	}
+	if err := reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}); err != nil {
+		return exitOf(err)
+	}
+	if !p.Empty() {
+		if err := o.mayGoOn(ctx, opt, saved != nil, "Make these changes?"); err != nil {
+			return err
+		}
+		show, clear := o.progress()
+		err := reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+		clear()
+		if err != nil {
+			return interrupted(ctx, err, "plumb apply")
+		}
+		if err := reconciler.Verify(ctx, s.host, s.compiled.State); err != nil {
+			return interrupted(ctx, err, "plumb apply")
+		}
+	}
+	o.warn(s.host.Warnings())
+	return o.done(p, s.host.Writes(), time.Since(began))
+}
+
+// check compares a saved plan with what would be planned now.
+func (s *session) check(saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	if saved == nil {
+		return nil
+	}
+	basis, err := s.basis(observed)
+	if err != nil {
+		return err
+	}
+	return saved.Check(basis, p)
+}
+
+// mayGoOn asks, unless somebody said yes already: a saved plan has been looked at.
+func (o *Options) mayGoOn(ctx context.Context, opt ApplyOptions, reviewed bool, question string) error {
+	if opt.Yes || reviewed {
+		return nil
+	}
+	return o.ask(ctx, question)
+}
+
+// done says how an apply went.
+func (o *Options) done(p *resource.Plan, writes int, took time.Duration) error {
+	if o.JSON() {
+		return o.writeJSON(applied{"1", p, true, writes})
+	}
+	if p.Empty() {
+		if writes == 0 {
+			_, err := fmt.Fprintln(o.Out, "verified; nothing was written to the kernel")
+			return err
+		}
+		_, err := fmt.Fprintf(o.Out, "verified; %d writes\n", writes)
+		return err
+	}
+	s := p.Summary()
+	var counts []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{s.Create, "created"}, {s.Update, "updated"}, {s.Replace, "replaced"}, {s.Delete, "deleted"}} {
+		if c.n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+	}
+	_, err := fmt.Fprintf(o.Out, "applied: %s in %.2f s; verified\n", strings.Join(counts, ", "), took.Seconds())
+	return err
+}
+
+func (o *Options) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintln(o.Err, "warning:", w)
+	}
+}
+
+// interrupted adds to an error how to go on after a signal.
+func interrupted(ctx context.Context, err error, again string) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("interrupted: %w\n%s goes on from here", err, again)
+}
+
+// Destroy removes everything that plumb has on this machine for the node, and puts back what it changed.
+func (o *Options) Destroy(ctx context.Context, yes bool) error {
+	return o.destroy(ctx, ApplyOptions{Yes: yes}, nil)
+}
+
+func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan) error {
+	began := time.Now()
+	s, err := o.beginDestroy(ctx, "destroy")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	unlock, err := reconciler.Lock(s.host)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, observed, err := s.destroyPlan(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.check(saved, p, observed); err != nil {
+		return exitOf(err)
+	}
+	if !o.JSON() {
+		if err := o.writePlan(p); err != nil {
+			return err
+		}
+	}
+	if !p.Empty() {
+		if err := o.mayGoOn(ctx, opt, saved != nil, "Remove all of this?"); err != nil {
+			return err
+		}
+	}
+	show, clear := o.progress()
+	err = reconciler.Destroy(ctx, s.host, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+	clear()
+	if err != nil {
+		return interrupted(ctx, err, "plumb destroy")
+	}
+	if err := o.removeFolders(s.host.BPFFS); err != nil {
+		return err
+	}
+	o.warn(s.host.Warnings())
+	if err := o.done(p, s.host.Writes(), time.Since(began)); err != nil || o.JSON() {
+		return err
+	}
+	_, err = fmt.Fprintf(o.Out, "node %s: nothing is left\n", s.node)
+	return err
+}
+
+// removeFolders removes what is common to the nodes of this machine once the last of them is gone.
+func (o *Options) removeFolders(bpffs string) error {
+	for _, dir := range []string{bpffs, filepath.Dir(bpffs)} {
+		if err := removeFolder(dir); err != nil {
+			return err
+		}
+	}
+	if entries, err := os.ReadDir(o.RunDir); err == nil && len(entries) == 1 && entries[0].Name() == filepath.Base(o.featuresFile()) {
+		if err := os.Remove(o.featuresFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove feature cache: %w", err)
+		}
+	}
+	return removeFolder(o.RunDir)
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/netns"
+)
+
+// exitNotFound is what shells return for a command that isn't there.
+const exitNotFound = 127
+
+// Exec replaces this process by argv, run in a pod's network namespace. The cgroup stays the caller's.
+func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
+	if err := needRoot("exec"); err != nil {
+		return err
+	}
+	if len(argv) == 0 {
+		return errors.New("no command given: plumb exec POD -- COMMAND")
+	}
+	node, err := o.nodeName(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := o.openHost(node)
+	if err != nil {
+		return err
+	}
+	ns, err := h.NS(pod)
+	switch {
+	case errors.Is(err, host.ErrWaiting):
+		return err
+	case errors.Is(err, fs.ErrNotExist), err == nil && pod == "":
+		return fmt.Errorf("node %s has no pod %q with a namespace: %w", node, pod, fs.ErrNotExist)
+	case err != nil:
+		return err
+	}
+	fd, err := ns.FD()
+	if err != nil {
+		return fmt.Errorf("open the namespace of pod %s: %w", pod, err)
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return &Exit{exitNotFound, fmt.Errorf("run in pod %s: %w", pod, err)}
+	}
+	// The thread that enters the namespace becomes the whole process with exec.
+	runtime.LockOSThread()
+	if err := netns.Enter(fd); err != nil {
+		return fmt.Errorf("enter pod %s: %w", pod, err)
+	}
+	if err := syscall.Close(fd); err != nil {
+		return fmt.Errorf("enter pod %s: %w", pod, err)
+	}
+	if err := syscall.Exec(path, argv, os.Environ()); err != nil {
+		return fmt.Errorf("run %s in pod %s: %w", path, pod, err)
+	}
+	return nil
+}

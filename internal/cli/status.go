@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// status is what `plumb status -o json` writes.
+type status struct {
+	FormatVersion string              `json:"format_version"`
+	Node          string              `json:"node"`
+	Kernel        string              `json:"kernel"`
+	Drifted       bool                `json:"drifted"`
+	Choices       []resource.Choice   `json:"choices"`
+	Pods          []podStatus         `json:"pods"`
+	Conflicts     []resource.Conflict `json:"conflicts"`
+	Warnings      []string            `json:"warnings"`
+}
+
+// podStatus is one pod, or the node itself with the name "".
+type podStatus struct {
+	Name    string   `json:"name"`
+	Drifted bool     `json:"drifted"`
+	State   string   `json:"state"`
+	Changes []string `json:"changes"` // what an apply would do
+}
+
+// Status prints what is wanted and what is there. The exit code is 2 where they differ.
+func (o *Options) Status(ctx context.Context) error {
+	s, err := o.begin(ctx, "status", "")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	p, observed, err := s.plan(ctx)
+	if err != nil {
+		return err
+	}
+	st := status{
+		FormatVersion: "1", Node: s.node, Kernel: p.Kernel, Drifted: !p.Empty() || len(p.Conflicts) > 0,
+		Choices: slices.Clip(append([]resource.Choice{}, p.Choices...)), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
+		Warnings: append([]string{}, p.Warnings...),
+	}
+	changes := map[string][]string{}
+	for _, c := range p.Changes {
+		pod := podOf(c)
+		changes[pod] = append(changes[pod], c.Action.Symbol()+" "+c.ID.String())
+	}
+	there := map[string]bool{}
+	for id := range observed.Owned {
+		there[id.NetNS] = true
+	}
+	names := map[string]bool{"": true}
+	for _, pod := range s.compiled.Pods {
+		names[pod.Name] = true
+	}
+	for pod := range changes {
+		names[pod] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		ps := podStatus{Name: name, Changes: append([]string{}, changes[name]...), Drifted: len(changes[name]) > 0}
+		path, waiting := observed.Waiting[name]
+		switch {
+		case waiting:
+			ps.State = "waiting for " + path
+		case !ps.Drifted:
+			ps.State = "as wanted"
+		case name != "" && !there[name]:
+			ps.State = "not applied"
+		default:
+			ps.State = fmt.Sprintf("drifted (%d)", len(ps.Changes))
+		}
+		st.Pods = append(st.Pods, ps)
+	}
+	if o.JSON() {
+		err = o.writeJSON(st)
+	} else {
+		err = o.writeStatus(st)
+	}
+	if err == nil && st.Drifted {
+		return &Exit{Code: ExitChanges}
+	}
+	return err
+}
+
+// podOf is the pod that a change belongs to; "" is the node itself.
+func podOf(c resource.Change) string {
+	if c.After != nil {
+		return resource.Pod(c.After)
+	}
+	return resource.Pod(c.Before)
+}
+
+func (o *Options) writeStatus(st status) error {
+	fmt.Fprintf(o.Out, "node %s, kernel %s\n\n", st.Node, st.Kernel)
+	w := tabwriter.NewWriter(o.Out, 0, 8, 2, ' ', 0)
+	if len(st.Choices) > 0 {
+		fmt.Fprintln(w, "FEATURE\tWANTED\tEFFECTIVE\tREASON")
+		for _, c := range st.Choices {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Subject, c.Wanted, c.Chosen, c.Reason)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w, "POD\tSTATE")
+	for _, p := range st.Pods {
+		name := p.Name
+		if name == "" {
+			name = "(node)"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", name, p.State)
+		if o.Verbose && p.Drifted {
+			fmt.Fprintf(w, "\t  %s\n", strings.Join(p.Changes, "\n\t  "))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	for _, c := range st.Conflicts {
+		fmt.Fprintf(o.Out, "conflict: %s: %s (%s)\n", c.ID, c.Foreign, c.Owner)
+	}
+	o.warn(st.Warnings)
+	return nil
+}
