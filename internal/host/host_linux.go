@@ -88,7 +88,9 @@ func (h *Host) Forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.epoch++
-	h.root.Forget()
+	if h.root != nil { // a zero Host only counts writes
+		h.root.Forget()
+	}
 	for _, ns := range h.ns {
 		ns.Forget()
 	}

@@ -277,11 +277,12 @@ func (Ops) Delete(_ context.Context, h *host.Host, n NetNS) error {
 			return err
 		}
 	}
-	h.Wrote("remove the record of namespace %s", n.Name)
-	if err := remove(h.ReservedPath(n.Name)); err != nil {
+	if err := h.UnshareFolder(); err != nil {
 		return err
 	}
-	return h.UnshareFolder()
+	// The record goes last: as long as it is there, the next run takes up what a kill left undone.
+	h.Wrote("remove the record of namespace %s", n.Name)
+	return remove(h.ReservedPath(n.Name))
 }
 
 // empty deletes our links inside, and with them their other ends: the kernel would do so only some time after the
