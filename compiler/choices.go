@@ -12,14 +12,15 @@ import (
 type attachment struct {
 	name  string
 	needs []features.Feature
-	// unfit says why an uplink can't carry it, and what to use; nil: any can.
+	// unfit says why an uplink can't carry it; nil: any can.
 	unfit func(dev string, d features.Device) string
 	// why is the reason to choose it; "" if auto never does.
 	why string
 }
 
 // attachments is the table that "auto" goes by: the first one that the kernel has and the uplink can carry is taken.
-// Attachments that go through the host's stack stand first, because there the host's own firewall sees the pods.
+// Attachments that go through the host's stack stand first, because there the host's own firewall sees the pods. Of
+// ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
 var attachments = []attachment{
 	{"veth", []features.Feature{features.LinkVeth}, nil,
 		"the shortest path that the host's own firewall sees, and it works on any uplink"},
@@ -27,10 +28,10 @@ var attachments = []attachment{
 		"the host's own firewall sees its traffic, and it works on any uplink"},
 	{"macvlan", []features.Feature{features.LinkMacvlan}, wired,
 		"the shortest path on a wired uplink"},
-	{"ipvlan-l3", []features.Feature{features.LinkIPvlanL3}, nil,
-		"it works on any uplink, as pods share the uplink's MAC"},
 	{"ipvlan-l2", []features.Feature{features.LinkIPvlanL2}, nil,
 		"it works on any uplink, as pods share the uplink's MAC"},
+	{"ipvlan-l3", []features.Feature{features.LinkIPvlanL3}, nil,
+		"it works on any uplink, as pods share the uplink's MAC, and a veth pair leads to pods of other attachments"},
 	{"bridge", []features.Feature{features.LinkBridge, features.LinkVeth}, nil, ""},
 }
 
@@ -40,7 +41,7 @@ const shorter = "macvlan and ipvlan are shorter, but they pass the host's firewa
 // wired refuses Wi-Fi for attachments whose pods have MACs of their own.
 func wired(dev string, d features.Device) string {
 	if d.Wireless {
-		return fmt.Sprintf("uplink %s is wireless, and Wi-Fi takes one MAC a station; use veth or ipvlan-l3", dev)
+		return fmt.Sprintf("uplink %s is wireless, and Wi-Fi takes one MAC a station", dev)
 	}
 	return ""
 }
@@ -67,17 +68,17 @@ func (a *attachment) obstacle(set *features.Set, uplink string) string {
 
 // lacks says that a kernel has no f, and why it is thought so.
 func lacks(set *features.Set, f features.Feature) string {
-	text := set.Why(f)
+	name, text := strings.TrimPrefix(string(f), "link."), set.Why(f)
 	if since := set.Features[f].Since; since != "" {
 		text += "; upstream has it since " + since
 	}
 	if st := set.Features[f]; st.Supported == nil {
-		return fmt.Sprintf("it isn't known whether this kernel has %s (%s)", f, text)
+		return fmt.Sprintf("it isn't known whether this kernel has %s (%s)", name, text)
 	}
 	if set.Kernel == "" {
-		return fmt.Sprintf("this kernel has no %s (%s)", f, text)
+		return fmt.Sprintf("this kernel has no %s (%s)", name, text)
 	}
-	return fmt.Sprintf("kernel %s has no %s (%s)", set.Kernel, f, text)
+	return fmt.Sprintf("kernel %s has no %s (%s)", set.Kernel, name, text)
 }
 
 // chooser answers attach: "auto", once for each uplink.
@@ -109,7 +110,7 @@ func (c *chooser) choose(p *pod, ps *problems) *resource.Choice {
 				continue
 			}
 			if why := a.obstacle(c.set, p.Uplink); why != "" {
-				ps.add(p.from(p.attachFrom, "attach"), "", "pod %s can't have attach %q: %s", p.name, a.name, why)
+				ps.add(p.from(p.attachFrom, "attach"), "", "pod %s can't have attach %q: %s; %s", p.name, a.name, why, c.instead(a, p.Uplink))
 				p.bad = true
 			}
 		}
@@ -127,6 +128,21 @@ func (c *chooser) choose(p *pod, ps *problems) *resource.Choice {
 	}
 	p.Attach = got.attach
 	return &resource.Choice{Subject: p.path + ".attach", Wanted: "auto", Chosen: got.attach, Reason: got.reason}
+}
+
+// instead says what could be used in the place of an attachment that can't be had.
+func (c *chooser) instead(not *attachment, uplink string) string {
+	var can []string
+	for i := range attachments {
+		a := &attachments[i]
+		if a != not && a.obstacle(c.set, uplink) == "" && (uplink != "" || !onUplink(a.name)) {
+			can = append(can, a.name)
+		}
+	}
+	if len(can) == 0 {
+		return "no other attachment works either"
+	}
+	return "this machine can do " + strings.Join(can, ", ")
 }
 
 // auto goes down the table for pods whose uplink is this one, or that have none ("").

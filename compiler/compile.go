@@ -75,7 +75,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 		names: newNames(n, len(n.pods)),
 		out: &Compiled{
 			Node:  n.name,
-			State: make(resource.State, 10*len(n.pods)),
+			State: make(resource.State, 14*len(n.pods)),
 			Pods:  make([]PodView, 0, len(n.pods)),
 		},
 		lacking: map[features.Feature]bool{},
@@ -129,8 +129,13 @@ func (b *builder) build() {
 // put adds a resource to the state.
 func (b *builder) put(r resource.Resource) {
 	id := r.ID()
-	if old, ok := b.out.State[id]; ok {
-		b.add(r.Origin(), old.Origin(), "%s would be made twice", id)
+	before := len(b.out.State)
+	b.out.State[id] = r
+	if len(b.out.State) == before {
+		// Only settings of the user's own can meet one of ours.
+		b.add(r.Origin(), "", "%s is set by plumb itself", id)
+	}
+	if b.set.AcceptAll {
 		return
 	}
 	for _, f := range r.Requires() {
@@ -140,10 +145,9 @@ func (b *builder) put(r resource.Resource) {
 			b.lacking[f] = lacking
 		}
 		if lacking {
-			b.add(b.owner(id), "", "%s", lacks(b.set, f))
+			b.add(b.owner(id), "", "%s can't be made: %s", id, lacks(b.set, f))
 		}
 	}
-	b.out.State[id] = r
 }
 
 // owner is the place to which a missing feature is put down: the pod, or the node for what is in its root namespace.

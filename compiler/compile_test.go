@@ -3,7 +3,6 @@ package compiler
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,14 +12,12 @@ import (
 
 	"cuelang.org/go/cue/cuecontext"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/tools/txtar"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/schema"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files of Compile")
 
 // parse evaluates CUE without a schema: the loader has tests of its own.
 func parse(t testing.TB, text string) *schema.Config {
@@ -146,4 +143,72 @@ func sortedNodes(cfg *schema.Config) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// TestCompileIsDeterministic compiles everything twenty times: the order of maps must not show.
+func TestCompileIsDeterministic(t *testing.T) {
+	for _, file := range []string{"mixed", "given", "adopted", "error-pods", "error-addresses"} {
+		ar, err := txtar.ParseFile("testdata/compile/" + file + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := ""
+		for i := range 20 {
+			cfg := parse(t, string(ar.Files[0].Data))
+			c, err := Compile(cfg, sortedNodes(cfg)[0], acceptAll())
+			got := fmt.Sprint(err)
+			if err == nil {
+				got = render(c)
+			}
+			if i == 0 {
+				first = got
+			} else if d := cmp.Diff(first, got); d != "" {
+				t.Fatalf("%s, time %d:\n%s", file, i+1, d)
+			}
+		}
+	}
+}
+
+// TestCompileLeavesConfigAlone compiles twice from one value: defaults are merged into copies.
+func TestCompileLeavesConfigAlone(t *testing.T) {
+	ar, err := txtar.ParseFile("testdata/compile/defaults.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, want := parse(t, string(ar.Files[0].Data)), parse(t, string(ar.Files[0].Data))
+	if _, err := Compile(cfg, "edge-1", acceptAll()); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, cfg); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestStateIsClosed says that whatever a resource names of ours is in the state: nothing waits for what never comes.
+func TestStateIsClosed(t *testing.T) {
+	files, err := filepath.Glob("testdata/compile/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := parse(t, string(ar.Files[0].Data))
+		for node := range cfg.Nodes {
+			c, err := Compile(cfg, node, acceptAll())
+			if err != nil {
+				continue
+			}
+			for id, r := range c.State {
+				for _, after := range append(r.After(), r.DiesWith()...) {
+					uplink := after.NetNS == "" && slices.Contains(cfg.Nodes[node].Uplinks, after.Name)
+					if _, ok := c.State[after]; !ok && !uplink {
+						t.Errorf("%s: %s comes after %s, which isn't there", file, id, after)
+					}
+				}
+			}
+		}
+	}
 }
