@@ -88,7 +88,11 @@ func (c *badCase) load(t *testing.T) error {
 		return err
 	}
 	defer s.Close()
-	return nil
+	if c.node == "" && len(s.Config.Nodes) > 0 {
+		c.node = sortedNodes(s.Config)[0]
+	}
+	_, err = Compile(s.Config, c.node, acceptAll())
+	return s.Locate(err)
 }
 
 // prepare carries out one line: tag KEY=VALUE, node NAME, cd FOLDER, or something that an archive can't hold.

@@ -14,7 +14,7 @@ func (f *fleet) check() {
 	if len(f.nodes) == 0 {
 		path := ""
 		if len(f.pods) > 0 {
-			path = "pods"
+			path = f.pods[0].path
 		}
 		f.add(path, "", "%s", noNodes)
 		return

@@ -1,6 +1,8 @@
 package compiler
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"plumb.internal/plumb/schema"
@@ -14,11 +16,12 @@ func refuseUnbuilt(f *fleet) {
 		name := path[strings.LastIndexByte(path, '.')+1:]
 		ps.add(path, "", "%s isn't supported by this version of plumb; remove the field", name)
 	}
+	// The first entry stands for all of them.
 	if len(cfg.Services) > 0 {
-		ps.add("services", "", "services aren't supported by this version of plumb; remove the field")
+		ps.add(field("services", slices.Min(slices.Collect(maps.Keys(cfg.Services)))), "", "services aren't supported by this version of plumb; remove the field")
 	}
 	if len(cfg.Checks) > 0 {
-		ps.add("checks", "", "checks aren't supported by this version of plumb; remove the field")
+		ps.add(field("checks", slices.Min(slices.Collect(maps.Keys(cfg.Checks)))), "", "checks aren't supported by this version of plumb; remove the field")
 	}
 	unbuiltRouting("routing", &cfg.Routing, refuse)
 	unbuiltTuning("tuning", &cfg.Tuning, refuse)
