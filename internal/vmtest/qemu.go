@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,8 @@ func (m *Machine) Run(ctx context.Context, root *Root, job Job) (*Outcome, error
 	if err != nil {
 		return nil, fmt.Errorf("start machine: %w", err)
 	}
-	cmd.Stderr = cmd.Stdout
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
 	// Pdeathsig is about the thread that starts the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -85,7 +87,7 @@ func (m *Machine) Run(ctx context.Context, root *Root, job Job) (*Outcome, error
 		return out, fmt.Errorf("kernel %s: %w: %w", m.Kernel.Name, cause, err)
 	}
 	if err := errors.Join(err, werr); err != nil {
-		return out, fmt.Errorf("kernel %s: %w", m.Kernel.Name, err)
+		return out, fmt.Errorf("kernel %s: %w\n%s", m.Kernel.Name, err, complaints.Bytes())
 	}
 	return out, nil
 }

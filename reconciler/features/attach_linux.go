@@ -47,8 +47,8 @@ var attachProbes = []probe{
 	hook(CgroupConnect6, "4.17", ebpf.AttachCGroupInet6Connect),
 	hook(CgroupSendmsg4, "4.18", ebpf.AttachCGroupUDP4Sendmsg),
 	hook(CgroupSendmsg6, "4.18", ebpf.AttachCGroupUDP6Sendmsg),
-	hook(CgroupRecvmsg4, "4.19", ebpf.AttachCGroupUDP4Recvmsg),
-	hook(CgroupRecvmsg6, "4.19", ebpf.AttachCGroupUDP6Recvmsg),
+	hook(CgroupRecvmsg4, "5.2", ebpf.AttachCGroupUDP4Recvmsg),
+	hook(CgroupRecvmsg6, "5.2", ebpf.AttachCGroupUDP6Recvmsg),
 	hook(CgroupGetpeername4, "5.8", ebpf.AttachCgroupInet4GetPeername),
 	hook(CgroupGetpeername6, "5.8", ebpf.AttachCgroupInet6GetPeername),
 }

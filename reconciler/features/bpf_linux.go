@@ -33,7 +33,7 @@ const (
 )
 
 var bpfProbes = []probe{
-	{BTF, "5.2", "reading the kernel's BTF", func(*sandbox) error {
+	{BTF, "5.4", "reading the kernel's BTF", func(*sandbox) error {
 		f, err := os.Open("/sys/kernel/btf/vmlinux")
 		if err != nil {
 			return err
@@ -98,8 +98,12 @@ func tryGlobalData(*sandbox) error {
 	})
 }
 
+// trialName is what `bpftool prog` shows while a probe runs.
+const trialName = "plumb_probe"
+
 // withMap creates a map, and hands it to use, if that isn't nil.
 func withMap(spec *ebpf.MapSpec, use func(*ebpf.Map) error) error {
+	spec.Name = trialName
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func withMap(spec *ebpf.MapSpec, use func(*ebpf.Map) error) error {
 
 // withProgram loads a program, and hands it to use, if that isn't nil.
 func withProgram(spec *ebpf.ProgramSpec, use func(*ebpf.Program) error) error {
-	spec.License = "GPL"
+	spec.Name, spec.License = trialName, "GPL"
 	p, err := ebpf.NewProgramWithOptions(spec, ebpf.ProgramOptions{LogDisabled: true})
 	if err != nil {
 		return err

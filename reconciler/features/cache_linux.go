@@ -21,8 +21,8 @@ type cacheFile struct {
 
 // Cached is [Probe] with the answers of the features kept in the file at path. They are used again by the same binary
 // with the same capabilities until the kernel is booted again; refresh asks anew, which a module installed since then
-// needs. The facts of the host are always read. When the file holds the answers nothing at all is written. Where the file
-// can't be written the answers are returned all the same, along with an error that callers may print as a warning.
+// needs. The facts of the host are always read. When the file holds the answers nothing at all is written. A file that
+// can't be written is no error: it costs the next caller a probe, and the answers are the same.
 func Cached(ctx context.Context, path string, refresh bool) (*Set, error) {
 	key, err := cacheKey()
 	if err != nil {
@@ -37,7 +37,8 @@ func Cached(ctx context.Context, path string, refresh bool) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return set, writeCache(path, cacheFile{Key: key, Features: set.Features})
+	_ = writeCache(path, cacheFile{Key: key, Features: set.Features})
+	return set, nil
 }
 
 // readCache returns nil where the file is missing, damaged or about something else: then it is written anew.
@@ -55,10 +56,7 @@ func readCache(path, key string) (*Set, error) {
 		return nil, err
 	}
 	set.Features = c.Features
-	if set.Host, err = hostFacts(); err != nil {
-		return nil, fmt.Errorf("read host facts: %w", err)
-	}
-	return set, nil
+	return set, set.addHost()
 }
 
 // writeCache replaces the file in one step, so that a reader never sees half of it.

@@ -2,6 +2,7 @@ package features
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +53,8 @@ func parse(path string, data []byte) (*Set, error) {
 		case errors.As(err, &syntax):
 			return nil, fmt.Errorf("%s: not JSON: %w", position(path, data, syntax.Offset), err)
 		case errors.As(err, &typ):
-			return nil, fmt.Errorf("%s: %s is a JSON %s, expected %s", position(path, data, typ.Offset), typ.Field, typ.Value, jsonName(typ.Type.String()))
+			field := cmp.Or(typ.Field, "the file")
+			return nil, fmt.Errorf("%s: %s is a JSON %s, expected %s", position(path, data, typ.Offset), field, typ.Value, jsonName(typ.Type.String()))
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -126,21 +128,14 @@ func (s *Set) Table(w io.Writer) error {
 	fmt.Fprintf(tw, "FEATURE\tANSWER\tSINCE\tREASON\n")
 	for _, f := range sortedKeys(s.Features) {
 		st := s.Features[f]
-		since := st.Since
-		if since == "" {
-			since = "-"
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", f, st.answer(), since, st.Reason)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", f, st.answer(), cmp.Or(st.Since, "-"), st.Reason)
 	}
 	if h := s.Host; h != nil {
 		fmt.Fprintf(tw, "\nmemory %d MiB, %d CPUs\n\n", h.MemoryBytes>>20, h.CPUs)
 		fmt.Fprintf(tw, "DEVICE\tMTU\tDRIVER\tXDP\tREASON\n")
 		for _, name := range sortedKeys(h.Devices) {
 			d := h.Devices[name]
-			drv := d.Driver
-			if drv == "" {
-				drv = "-"
-			}
+			drv := cmp.Or(d.Driver, "-")
 			if d.Wireless {
 				drv += " (Wi-Fi)"
 			}

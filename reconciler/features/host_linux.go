@@ -43,24 +43,39 @@ func hostFacts() (*HostFacts, error) {
 	if err != nil {
 		return nil, err
 	}
-	xdp, xdpErr := xdpFeatures(h)
-	wireless := wirelessLinks(h)
+	netdev, err := h.GenlFamilyGet("netdev")
+	if err != nil {
+		netdev = nil
+	}
+	wireless, err := wirelessLinks(h)
+	if err != nil {
+		return nil, err
+	}
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Group == ownGroup || a.Flags&net.FlagLoopback != 0 {
 			continue
 		}
-		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[uint32(a.Index)]}
-		d.XDP, d.Reason = "generic", "the driver reports no native XDP"
-		switch {
-		case xdpErr != nil:
-			d.Reason = fmt.Sprintf("whether the driver has native XDP is not known: %v", xdpErr)
-		case xdp[uint32(a.Index)]&netdevXDPBasic != 0:
-			d.XDP, d.Reason = "native", "the driver reports native XDP"
-		}
+		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index]}
+		d.XDP, d.Reason = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}
 	return facts, nil
+}
+
+// xdpMode says how XDP could be attached to a device, and how that is known. Nothing is attached to find out.
+func xdpMode(netdev *netlink.GenlFamily, index int) (mode, reason string) {
+	if netdev == nil {
+		return "generic", "whether the driver has native XDP is not known: this kernel has no netlink family netdev to ask (since 6.3)"
+	}
+	f, err := xdpFeatures(netdev, index)
+	switch {
+	case err != nil:
+		return "generic", fmt.Sprintf("whether the driver has native XDP is not known: ask netlink family netdev: %v", err)
+	case f&netdevXDPBasic != 0:
+		return "native", "the driver reports native XDP"
+	}
+	return "generic", "the driver reports no native XDP"
 }
 
 // listLinks dumps the links; a dump that something else changed underneath is taken again.
@@ -102,56 +117,65 @@ const (
 	nl80211AttrIfindex     = 3
 )
 
-// xdpFeatures returns what each device's driver says of its XDP, by interface index.
-func xdpFeatures(h *netlink.Handle) (map[uint32]uint64, error) {
-	found := map[uint32]uint64{}
-	err := dumpGenl(h, "netdev", netdevCmdDevGet, func(attrs map[uint16][]byte) {
-		if i, f := attrs[netdevAttrIfindex], attrs[netdevAttrXDPFeatures]; len(i) == 4 && len(f) == 8 {
-			found[binary.NativeEndian.Uint32(i)] = binary.NativeEndian.Uint64(f)
-		}
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil, errors.New("this kernel has no netdev netlink family to ask (since 6.3)")
+// xdpFeatures returns what the driver of a device says of its XDP. It asks for one device at a time: a dump of this family
+// lacks the flag that says there is more, so the netlink package stops after the first.
+func xdpFeatures(f *netlink.GenlFamily, index int) (uint64, error) {
+	req := nl.NewNetlinkRequest(int(f.ID), 0)
+	req.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: 1})
+	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
+	answers, err := genl(req)
+	if err != nil {
+		return 0, err
 	}
-	return found, err
+	for _, attrs := range answers {
+		if v := attrs[netdevAttrXDPFeatures]; len(v) == 8 {
+			return binary.NativeEndian.Uint64(v), nil
+		}
+	}
+	return 0, errors.New("the kernel gave no answer")
 }
 
 // wirelessLinks returns the interface indexes of Wi-Fi devices. A kernel that has no nl80211 family has none.
-func wirelessLinks(h *netlink.Handle) map[uint32]bool {
-	found := map[uint32]bool{}
-	_ = dumpGenl(h, "nl80211", nl80211CmdGetInterface, func(attrs map[uint16][]byte) {
-		if i := attrs[nl80211AttrIfindex]; len(i) == 4 {
-			found[binary.NativeEndian.Uint32(i)] = true
-		}
-	})
-	return found
-}
-
-// dumpGenl calls each with the attributes of every answer to a dump of a generic netlink family.
-func dumpGenl(h *netlink.Handle, family string, cmd uint8, each func(map[uint16][]byte)) error {
-	f, err := h.GenlFamilyGet(family)
+func wirelessLinks(h *netlink.Handle) (map[int]bool, error) {
+	found := map[int]bool{}
+	f, err := h.GenlFamilyGet("nl80211")
 	if err != nil {
-		return fmt.Errorf("find netlink family %s: %w", family, err)
+		return found, nil
 	}
 	req := nl.NewNetlinkRequest(int(f.ID), unix.NLM_F_DUMP)
-	req.AddData(&nl.Genlmsg{Command: cmd, Version: 1})
+	req.AddData(&nl.Genlmsg{Command: nl80211CmdGetInterface, Version: 1})
+	answers, err := genl(req)
+	if err != nil {
+		return nil, fmt.Errorf("list Wi-Fi devices: %w", err)
+	}
+	for _, attrs := range answers {
+		if v := attrs[nl80211AttrIfindex]; len(v) == 4 {
+			found[int(binary.NativeEndian.Uint32(v))] = true
+		}
+	}
+	return found, nil
+}
+
+// genl sends a request of generic netlink and returns the attributes of each answer.
+func genl(req *nl.NetlinkRequest) ([]map[uint16][]byte, error) {
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
-		return fmt.Errorf("dump netlink family %s: %w", family, err)
+		return nil, err
 	}
+	var answers []map[uint16][]byte
 	for _, m := range msgs {
 		if len(m) < nl.SizeofGenlmsg {
 			continue
 		}
 		parsed, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
 		if err != nil {
-			return fmt.Errorf("read netlink family %s: %w", family, err)
+			return nil, fmt.Errorf("read attributes: %w", err)
 		}
 		attrs := map[uint16][]byte{}
 		for _, a := range parsed {
 			attrs[a.Attr.Type] = a.Value
 		}
-		each(attrs)
+		answers = append(answers, attrs)
 	}
-	return nil
+	return answers, nil
 }

@@ -124,10 +124,7 @@ func Probe(ctx context.Context) (*Set, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if set.Host, err = hostFacts(); err != nil {
-		return nil, fmt.Errorf("read host facts: %w", err)
-	}
-	return set, nil
+	return set, set.addHost()
 }
 
 func newSet() (*Set, error) {
@@ -141,4 +138,22 @@ func newSet() (*Set, error) {
 		Arch:          runtime.GOARCH,
 		Features:      map[Feature]Status{},
 	}, nil
+}
+
+// addHost reads the facts of the host, and corrects what they say where the features know better.
+func (s *Set) addHost() error {
+	facts, err := hostFacts()
+	if err != nil {
+		return fmt.Errorf("read host facts: %w", err)
+	}
+	if st := s.Features[XDPGeneric]; st.Supported != nil && !*st.Supported {
+		for name, d := range facts.Devices {
+			if d.XDP == "generic" {
+				d.XDP, d.Reason = "none", st.Reason
+				facts.Devices[name] = d
+			}
+		}
+	}
+	s.Host = facts
+	return nil
 }

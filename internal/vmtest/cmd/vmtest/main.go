@@ -11,7 +11,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -201,5 +200,3 @@ func save(dir string, files map[string][]byte) error {
 	}
 	return nil
 }
-
-func (o options) record(ctx context.Context) error { _ = io.Discard; return errors.New("not yet") }
