@@ -81,12 +81,18 @@ func appendWire(b []byte, v reflect.Value) []byte {
 }
 
 // wireReader reads the wire form. The first damage found is kept in err, and everything read after it is zero.
+// Every string that it reads is a part of b, so that reading allocates none of them.
 type wireReader struct {
-	b   []byte
+	b   string
 	err error
 }
 
-func (r *wireReader) fail() { r.err, r.b = errWire, nil }
+func (r *wireReader) fail() { r.err, r.b = errWire, "" }
+
+// head is the beginning of what is left, long enough for a varint.
+func (r *wireReader) head() []byte {
+	return append(make([]byte, 0, binary.MaxVarintLen64), r.b[:min(len(r.b), binary.MaxVarintLen64)]...)
+}
 
 func (r *wireReader) byte() byte {
 	if len(r.b) == 0 {
@@ -99,7 +105,7 @@ func (r *wireReader) byte() byte {
 }
 
 func (r *wireReader) varint() int64 {
-	n, w := binary.Varint(r.b)
+	n, w := binary.Varint(r.head())
 	if w <= 0 {
 		r.fail()
 		return 0
@@ -110,7 +116,7 @@ func (r *wireReader) varint() int64 {
 
 // length reads a number of things of at least one byte each, so that damage can't ask for more memory than was sent.
 func (r *wireReader) length() int {
-	n, w := binary.Uvarint(r.b)
+	n, w := binary.Uvarint(r.head())
 	if w <= 0 || n > uint64(len(r.b)-w) {
 		r.fail()
 		return 0
@@ -121,7 +127,7 @@ func (r *wireReader) length() int {
 
 func (r *wireReader) string() string {
 	n := r.length()
-	s := string(r.b[:n])
+	s := r.b[:n]
 	r.b = r.b[n:]
 	return s
 }
@@ -180,7 +186,7 @@ func (r *wireReader) value(dst reflect.Value) {
 			r.fail()
 			return
 		}
-		dst.SetFloat(math.Float64frombits(binary.LittleEndian.Uint64(r.b)))
+		dst.SetFloat(math.Float64frombits(binary.LittleEndian.Uint64([]byte(r.b[:8]))))
 		r.b = r.b[8:]
 	case reflect.Bool:
 		dst.SetBool(r.byte() == 1)

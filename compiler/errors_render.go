@@ -156,8 +156,15 @@ func (e *evaluation) sorted(ms []Mistake) []Mistake {
 	slices.SortStableFunc(ms, func(a, b Mistake) int {
 		return cmp.Or(comparePositions(a.Pos, b.Pos), strings.Compare(a.Path, b.Path), strings.Compare(a.Message, b.Message))
 	})
-	return slices.Compact(ms)
+	ms = slices.Compact(ms)
+	if n := len(ms) - maxMistakes; n > 0 {
+		ms = append(ms[:maxMistakes], Mistake{Message: fmt.Sprintf("and %d more mistakes", n)})
+	}
+	return ms
 }
+
+// maxMistakes is how many anybody reads: a mistake in a template is told for each of its uses.
+const maxMistakes = 50
 
 func comparePositions(a, b string) int {
 	fa, la, ca := splitPosition(a)

@@ -51,7 +51,7 @@ func RunEvaluator() bool {
 // serveEvaluation answers one request, then questions on positions until the parent closes the pipe.
 func serveEvaluation(in io.Reader, out io.Writer) error {
 	// Most of what an evaluation allocates lives until its end: collecting seldom costs little memory and saves a lot of time.
-	debug.SetGCPercent(300)
+	debug.SetGCPercent(150)
 	debug.SetMaxStack(64 << 20)
 	r := bufio.NewReader(in)
 	kind, b, err := readFrame(r)

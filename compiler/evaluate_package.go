@@ -121,7 +121,7 @@ func (e *evaluation) find() []Mistake {
 	if len(e.files) == 0 && len(e.vendored) == 0 {
 		return []Mistake{{Message: fmt.Sprintf("%s holds no .cue files", e.place(e.Dir))}}
 	}
-	if err := e.reading(e.CPU + time.Duration(e.reader.bytes)*2*time.Second/(1<<20)); err != nil {
+	if err := e.reading((e.CPU + time.Duration(e.reader.bytes)*2*time.Second/(1<<20)).Truncate(time.Second)); err != nil {
 		return []Mistake{{Message: err.Error()}}
 	}
 	return nil

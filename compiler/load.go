@@ -192,7 +192,7 @@ func (e *evaluator) evaluate(ctx context.Context, dir string, req request) (*Sou
 			s := &Source{Config: new(schema.Config), child: e}
 			sum := sha256.Sum256(b)
 			s.Digest = hex.EncodeToString(sum[:])
-			r := wireReader{b: b}
+			r := wireReader{b: string(b)}
 			r.value(reflect.ValueOf(s.Config).Elem())
 			if r.err != nil {
 				return nil, r.err

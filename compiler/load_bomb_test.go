@@ -1,0 +1,121 @@
+package compiler
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestBombs loads repositories that are made to use all time, memory or stack. Each must end in a clear error within ten seconds
+// and 400 MB, and leave this process and the next evaluation as they were.
+func TestBombs(t *testing.T) {
+	cases := []struct{ name, text, want string }{
+		{"disjunctions", "_x: " + strings.Repeat("({a: 1} | {b: 2} | {c: 3}) & ", 24) + "{...}\npods: web: mtu: _x.d\n", ""},
+		{"nested-for", "_x: [for a in _y for b in _y for c in _y for d in _y for e in _y for f in _y {a + b + c + d + e + f}]\n_y: [" + strings.Repeat("1, ", 40) + "1]\npods: web: mtu: len(_x)\n", ""},
+		{"range", "import \"list\"\n\npods: web: mtu: len(list.Range(0, 1000000000, 1))\n", ""},
+		{"concat", "import \"list\"\n\n_a0: [1, 2, 3, 4, 5, 6, 7, 8]\n" + doubling(40, "_a%d: list.Concat([_a%d, _a%d])\n") + "pods: web: mtu: len(_a40)\n", ""},
+		{"string", "_a0: \"abcdefgh\"\n" + doubling(40, "_a%d: _a%d + _a%d\n") + "pods: web: attach: _a40\n", ""},
+		{"laughs", "_a0: [1, 2]\n" + doubling(30, "_a%d: [_a%d, _a%d]\n") + "pods: web: labels: _a30\n", ""},
+		{"laughs-struct", "_a0: {x: 1, y: 2}\n" + doubling(30, "_a%d: {x: _a%d, y: _a%d}\n") + "pods: web: labels: _a30\n", ""},
+		{"labels", strings.Repeat("a: ", 1_000_000) + "1\n", ""},
+		{"sum", "pods: web: mtu: 1" + strings.Repeat("+1", 1_000_000) + "\n", "deep"},
+		{"brackets", "pods: " + strings.Repeat("[", 1_000_000) + "\n", "nesting depth"},
+		{"parentheses", "pods: web: mtu: " + strings.Repeat("(", 1_000_000) + "1" + strings.Repeat(")", 1_000_000) + "\n", "nesting depth"},
+		{"number", "pods: web: mtu: 1e999999999\n", ""},
+		{"multiply", "pods: web: attach: 1000000000 * \"abcdefgh\"\n", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := write(t, map[string]string{"x.cue": "package plumb\n\n" + c.text})
+			endsClearly(t, dir, c.want)
+		})
+	}
+	t.Run("fifo", func(t *testing.T) {
+		dir := write(t, map[string]string{"a.cue": "package plumb\n"})
+		if err := syscall.Mkfifo(filepath.Join(dir, "x.cue"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		endsClearly(t, dir, "x.cue: is a named pipe")
+	})
+	t.Run("device", func(t *testing.T) {
+		dir := write(t, map[string]string{"a.cue": "package plumb\n"})
+		if err := os.Symlink("/dev/zero", filepath.Join(dir, "x.cue")); err != nil {
+			t.Fatal(err)
+		}
+		endsClearly(t, dir, "x.cue: is a device")
+	})
+	t.Run("imported-fifo", func(t *testing.T) {
+		dir := write(t, map[string]string{"a.cue": "package plumb\n\nimport \"plumb.local/x\"\n\npods: web: x.a\n", "x/a.cue": "package x\n\na: {}\n"})
+		if err := syscall.Mkfifo(filepath.Join(dir, "x/b.cue"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		endsClearly(t, dir, "x/b.cue: is a named pipe")
+	})
+}
+
+func doubling(n int, format string) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, format, i+1, i, i)
+	}
+	return b.String()
+}
+
+func endsClearly(t *testing.T, dir, want string) {
+	t.Helper()
+	start := time.Now()
+	var before, after syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &before); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Load(t.Context(), dir, nil)
+	took := time.Since(start)
+	if err == nil {
+		s.Close()
+		t.Fatal("no error")
+	}
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &after); err != nil {
+		t.Fatal(err)
+	}
+	self := peakKB(t)
+	t.Logf("%v, %d MB in the largest child so far, %d MB here: %.200s", took.Round(time.Millisecond), after.Maxrss>>10, self>>10, err)
+	if took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if (after.Maxrss+int64(self))>>10 > 400 {
+		t.Errorf("child and parent used %d MB", (after.Maxrss+int64(self))>>10)
+	}
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("got %q, want it to hold %q", err, want)
+	}
+	if strings.Contains(err.Error(), "goroutine") || strings.Contains(err.Error(), "broke down") {
+		t.Errorf("the error isn't clear: %.300s", err)
+	}
+	// The next evaluation works.
+	s, err = Load(t.Context(), write(t, map[string]string{"a.cue": "package plumb\n\npods: web: mtu: 1500\n"}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}
+
+// peakKB is the most memory that this process had.
+func peakKB(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb int
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+			return kb
+		}
+	}
+	t.Fatal("no VmHWM")
+	return 0
+}

@@ -1,0 +1,263 @@
+package compiler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"plumb.internal/plumb/schema"
+)
+
+// evaluateHere evaluates a repository in this process, hoisting or not.
+func evaluateHere(dir string, noHoist bool) (*schema.Config, []Mistake, bool) {
+	e := &evaluation{request: request{Dir: dir, Cwd: dir}, noHoist: noHoist, reading: func(time.Duration) error { return nil }}
+	c, ms := e.run()
+	return c, ms, e.hoisted != nil && len(e.hoisted.entries) > 0
+}
+
+// agree fails unless the two ways to evaluate a repository agree, and tells whether it is valid and whether anything was hoisted.
+func agree(t *testing.T, dir, text string) (valid, hoisted bool) {
+	t.Helper()
+	fast, fastMistakes, hoisted := evaluateHere(dir, false)
+	slow, slowMistakes, _ := evaluateHere(dir, true)
+	if (len(fastMistakes) > 0) != (len(slowMistakes) > 0) {
+		t.Fatalf("hoisted: %v\nwhole: %v\n%s", fastMistakes, slowMistakes, text)
+	}
+	if len(fastMistakes) > 0 {
+		return false, hoisted
+	}
+	if diff := cmp.Diff(slow, fast); diff != "" {
+		t.Fatalf("whole and hoisted differ: %s\n%s", diff, text)
+	}
+	if a, b := appendWire(nil, reflect.ValueOf(slow)), appendWire(nil, reflect.ValueOf(fast)); string(a) != string(b) {
+		t.Fatalf("wire forms differ\n%s", text)
+	}
+	return true, hoisted
+}
+
+// TestHoistAgrees holds the checks made here against CUE's, for generated repositories: each draws every field from values that
+// are valid, nearly valid, and of other forms of CUE.
+func TestHoistAgrees(t *testing.T) {
+	const cases = 2000
+	root := t.TempDir()
+	valid, hoisted := 0, 0
+	for i := range cases {
+		g := &generator{Rand: rand.New(rand.NewPCG(7, uint64(i)))}
+		// Half of the repositories have no mistake, so that what is decoded is compared too.
+		g.wild = i%2 == 0
+		dir := filepath.Join(root, fmt.Sprint(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var all strings.Builder
+		for f := range 1 + g.IntN(2) {
+			text := g.file()
+			fmt.Fprintf(&all, "-- %d.cue --\n%s", f, text)
+			writeFile(t, filepath.Join(dir, fmt.Sprintf("%d.cue", f)), []byte(text))
+		}
+		v, h := agree(t, dir, all.String())
+		if v {
+			valid++
+		}
+		if h {
+			hoisted++
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d of %d are valid, %d hoist something", valid, cases, hoisted)
+	if valid < cases/5 || valid > cases*4/5 || hoisted < cases/3 {
+		t.Errorf("the cases prove too little: %d of %d are valid, %d hoist something", valid, cases, hoisted)
+	}
+}
+
+// FuzzHoist does the same for any text.
+func FuzzHoist(f *testing.F) {
+	for i := range 50 {
+		g := &generator{Rand: rand.New(rand.NewPCG(11, uint64(i))), wild: i%2 == 0}
+		f.Add(g.file())
+	}
+	f.Add("package plumb\n\npods: a: {}\npods: [string]: mtu: 1500\n")
+	f.Add("package plumb\n\npods: {a: mtu: 1500, b: mtu: a.mtu}\n")
+	f.Add("package plumb\n\nlet x = pods\npods: a: mtu: 1500\nservices: x: {}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 4096 || strings.Contains(text, "@") || strings.Contains(text, "import") || strings.Contains(text, "for") {
+			return // bombs are the guard's, and are tried in TestBombs
+		}
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "a.cue"), []byte(text))
+		agree(t, dir, text)
+	})
+}
+
+// generator draws a repository from the schema's rules.
+type generator struct {
+	*rand.Rand
+	wild bool
+}
+
+func (g *generator) one(words ...string) string { return words[g.IntN(len(words))] }
+
+// rarely is true now and then, and never where only valid repositories are wanted.
+func (g *generator) rarely(n int) bool { return g.wild && g.IntN(n) == 0 }
+
+func (g *generator) file() string {
+	var b strings.Builder
+	b.WriteString("package plumb\n\n")
+	top := configRule()
+	for _, name := range []string{"nodes", "pods", "podDefaults", "services", "routing", "tuning", "checks"} {
+		for g.IntN(2) == 0 {
+			fmt.Fprintf(&b, "%s: %s\n", name, g.value(top.fields[name].rule))
+			if !g.wild {
+				break
+			}
+		}
+	}
+	if g.rarely(4) {
+		b.WriteString(g.one(
+			"pods: [string]: mtu: 1500\n", "pods: [string]: {}\n", "_x: pods\n", "let y = pods.a\npods: b: labels: k: \"\\(y.mtu)\"\n", "pods: a: mtu: 1500\n",
+			"{pods: a: attach: \"veth\"}\n", "if true {pods: b: attach: \"auto\"}\n", "for n in [\"a\", \"z\"] {pods: (n): {}}\n", "_h: services: 5\n", "#d: 7\n",
+			"services: X={}\n", "pods: \"\\(\"a\")\": mtu: 1400\n", "import \"strings\"\n", "...\n", "pods: {...}\n", "pods: _\n", "pods: a?: mtu: 1500\n", "pods: a!: mtu: 1500\n",
+			"pods: {for n in [\"q\"] {(n): {}}}\n", "routing: mode: \"native\"\n", "routing: {}\n", "foo: 1\n"))
+	}
+	return b.String()
+}
+
+// key is the name of an entry; few, so that some meet.
+func (g *generator) key(r *rule) string {
+	switch {
+	case r.def == "#Sysctl":
+		return g.one(`"net.ipv4.ip_forward"`, `"net/core/somaxconn"`)
+	case g.rarely(12):
+		return g.one(`"A"`, `"a.b"`, "_a", "#a", `"_a"`, `"a\u0062"`, "a_b", `""`, `"-"`, `#"a"#`, "(\"a\")", strings.Repeat("a", 64), "null", "true", `"a-"`)
+	}
+	return g.one("a", "b", `"c-1"`, "d", `"0"`, "e", "f", "eth0")
+}
+
+func (g *generator) value(r *rule) string {
+	if g.rarely(40) {
+		return g.one("_", "null", "true", `"x"`, "5", "-1", "1.5", "[]", "{}", "'b'", `"veth" | "auto"`, `*"veth" | string`, "string", "int", "(1500)", "1500 & int", "+1500", "1_500", "0x5dc", "1.5K",
+			`"a" + "b"`, `"""`+"\n\tauto\n\t"+`"""`, `#"auto"#`, `"\u0061uto"`, `"\(1)"`, "[...]", "{...}", "close({})", "1e3", "1500.0", "01", "len([1])", "_|_", `"auto" @x(y)`, `"fe80::1%eth0"`, "99999999999999999999")
+	}
+	if r.alternatives != nil {
+		return g.value(r.alternatives[g.IntN(len(r.alternatives))])
+	}
+	switch r.kind {
+	case stringKind:
+		return fmt.Sprintf("%q", g.text(r))
+	case intKind:
+		if r.words != nil {
+			return r.words[g.IntN(len(r.words))]
+		}
+		return g.number(r)
+	case numberKind:
+		return g.one("0.5", "0.0025", "1", "1.0", "0.1")
+	case boolKind:
+		return g.one("true", "false")
+	case listKind:
+		var all []string
+		for range g.IntN(3) {
+			all = append(all, g.value(r.elem))
+		}
+		return "[" + strings.Join(all, ", ") + "]"
+	case mapKind:
+		var b strings.Builder
+		b.WriteString("{\n")
+		for range g.IntN(4) {
+			fmt.Fprintf(&b, "%s: %s\n", g.key(r.key), g.value(r.value))
+			if !g.wild {
+				break
+			}
+		}
+		return b.String() + "}"
+	}
+	var b strings.Builder
+	b.WriteString("{\n")
+	for _, name := range sortedFields(r) {
+		fr := r.fields[name]
+		if g.rarely(40) {
+			name = g.one(name+"x", `"`+name+`"`, name+"?", "_"+name, name)
+		} else if !fr.required && g.IntN(3) > 0 || g.rarely(40) {
+			continue
+		}
+		fmt.Fprintf(&b, "%s: %s\n", name, g.value(fr.rule))
+		if g.rarely(60) {
+			fmt.Fprintf(&b, "%s: %s\n", name, g.value(fr.rule))
+		}
+	}
+	return b.String() + "}"
+}
+
+func (g *generator) number(r *rule) string {
+	if g.rarely(10) {
+		return fmt.Sprint(int(r.min)-1, "")
+	}
+	if g.rarely(10) {
+		return fmt.Sprint(int(r.max) + 1)
+	}
+	return fmt.Sprint(int(r.min) + g.IntN(int(r.max-r.min)+1))
+}
+
+func (g *generator) text(r *rule) string {
+	if r.words != nil {
+		return r.words[g.IntN(len(r.words))]
+	}
+	bad := g.rarely(20)
+	switch r.def {
+	case "#IP":
+		if bad {
+			return g.one("10.0.0", "10.0.0.256", "::g", "10.0.0.1/24", "", "fe80::1%a", "1.2.3.4 ", "::ffff:1.2.3.4", "010.0.0.1")
+		}
+		return g.one("10.0.0.1", "fd00::1", "::", "192.168.1.255")
+	case "#CIDR":
+		if bad {
+			return g.one("10.0.0.0/33", "10.0.0.0", "fd00::/129", "10.0.0.0/024", "/8")
+		}
+		return g.one("10.0.0.0/8", "fd00::/64", "10.1.2.3/24")
+	case "#Name":
+		if bad {
+			return g.one("A", "a_b", "-a", "", strings.Repeat("b", 64), "a\nb", "ä")
+		}
+		return g.one("a", "b-1", "0", strings.Repeat("b", 63))
+	case "#Interface":
+		return g.one("eth0", "eth0.100", "enp3s0f1")
+	case "#Duration":
+		return g.one("3h", "1h30m", "500ms", "1.5s")
+	case "#Rate":
+		return g.one("100M", "1.5G", "64K", "1000")
+	case "#Path":
+		return g.one("/proc/1/ns/net", "/")
+	case "#PortRange":
+		return "30000-32767"
+	case "#CPUs":
+		return "0-3,6"
+	}
+	if len(r.matches) > 0 {
+		if r.matches[0].MatchString("0-3,6") && !r.matches[0].MatchString("bbr") {
+			return "0-3,6"
+		}
+		return g.one("bbr", "cubic")
+	}
+	return g.one("", "x", "web \"1\"", "ä", "line\nbreak", "tab\t")
+}
+
+func sortedFields(r *rule) []string {
+	names := make([]string, 0, len(r.fields))
+	for name := range r.fields {
+		names = append(names, name)
+	}
+	for i := range names {
+		for j := i; j > 0 && names[j] < names[j-1]; j-- {
+			names[j], names[j-1] = names[j-1], names[j]
+		}
+	}
+	return names
+}
