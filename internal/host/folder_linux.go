@@ -22,15 +22,20 @@ func (h *Host) ShareFolder() error {
 	if netns.Shareable(h.NetNSDir) {
 		return nil
 	}
-	made := ""
-	if _, err := os.Lstat(h.NetNSDir); errors.Is(err, fs.ErrNotExist) {
-		made = "made"
+	_, err := os.Lstat(h.NetNSDir)
+	missing := errors.Is(err, fs.ErrNotExist)
+	// A record that is there already is of a run that was cut off here, and knows whether we made the folder.
+	if _, err := os.Lstat(h.Path(sharedFolder)); err != nil {
+		made := ""
+		if missing {
+			made = "made"
+		}
+		h.Wrote("record that %s is shared", h.NetNSDir)
+		if err := h.WriteFile(h.Path(sharedFolder), []byte(made)); err != nil {
+			return fmt.Errorf("record the folder of namespaces: %w", err)
+		}
 	}
-	h.Wrote("record that %s is shared", h.NetNSDir)
-	if err := h.WriteFile(h.Path(sharedFolder), []byte(made)); err != nil {
-		return fmt.Errorf("record the folder of namespaces: %w", err)
-	}
-	if made != "" {
+	if missing {
 		h.Wrote("mkdir %s", h.NetNSDir)
 		if err := os.MkdirAll(h.NetNSDir, 0o755); err != nil {
 			return fmt.Errorf("make the folder of namespaces: %w", err)
