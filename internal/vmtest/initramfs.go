@@ -93,7 +93,7 @@ func (r *Root) PutProgram(name string) error {
 	return nil
 }
 
-// PutJob adds the job and its modules.
+// PutJob adds the job, the kernel's modules, and its build options where programs look for them.
 func (r *Root) PutJob(k *Kernel, job Job) error {
 	mods, err := k.load(modules)
 	if err != nil {
@@ -102,6 +102,9 @@ func (r *Root) PutJob(k *Kernel, job Job) error {
 	for _, m := range mods {
 		job.Modules = append(job.Modules, m.name)
 		r.PutBytes("modules/"+m.name, m.data)
+	}
+	if err := r.Put(k.Config, "boot/"+filepath.Base(k.Config), nil); err != nil {
+		return err
 	}
 	data, err := json.Marshal(job)
 	if err != nil {

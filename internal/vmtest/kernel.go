@@ -17,6 +17,7 @@ type Kernel struct {
 	Name    string // "6.1-amd64"
 	Arch    string // as Go names it
 	Image   string
+	Config  string            // the options that it was built with
 	modules map[string]string // file by module name
 }
 
@@ -45,6 +46,7 @@ func OpenKernel(dir string) (*Kernel, error) {
 		return nil, fmt.Errorf("open kernel %s: found %d images in its boot folder, expected one", k.Name, len(images))
 	}
 	k.Image = images[0]
+	k.Config = strings.Replace(k.Image, "vmlinuz-", "config-", 1)
 	err = filepath.WalkDir(filepath.Join(dir, "lib", "modules"), func(path string, d fs.DirEntry, err error) error {
 		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && err == nil && d.Type().IsRegular() {
 			k.modules[moduleName(name)] = path
