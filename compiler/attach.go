@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -207,18 +208,27 @@ func (b *builder) proxy(s *segment, others []*pod) {
 	for _, p := range s.pods {
 		v6 = v6 || p.has(true)
 	}
-	var proxied6 bool
+	var proxied4, proxied6 bool
 	for _, p := range others {
 		for _, a := range p.addrs {
 			if a.Is6() && !v6 {
 				continue
 			}
+			proxied4 = proxied4 || a.Is4()
 			proxied6 = proxied6 || a.Is6()
 			b.put(neigh.Neigh{Dev: s.dev, IP: a.Addr, Proxy: true, Link: s.link, From: a.from})
 		}
 	}
+	// The kernel lets up to 0.8 s go by before it answers for others, in case they answer themselves. Nobody else does here.
+	set := func(key, value string) {
+		b.put(sysctl.Sysctl{Key: fmt.Sprintf(key, sysctlPart(s.dev)), Value: value, Link: s.link, From: s.pods[0].path})
+	}
+	if proxied4 {
+		set("net.ipv4.neigh.%s.proxy_delay", "0")
+	}
 	if proxied6 {
-		b.put(sysctl.Sysctl{Key: "net.ipv6.conf." + sysctlPart(s.dev) + ".proxy_ndp", Value: "1", Link: s.link, From: s.pods[0].path})
+		set("net.ipv6.neigh.%s.proxy_delay", "0")
+		set("net.ipv6.conf.%s.proxy_ndp", "1")
 	}
 }
 

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"testing"
 
+	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/schema"
 )
 
-// many is a node with n pods of one attachment.
+// many is a node with n pods of one attachment, with an address of each family.
 func many(n int, attach string) *schema.Config {
 	cfg := &schema.Config{
 		Nodes: map[string]schema.Node{"edge-1": {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/16", "fd00:10::/64"}}},
@@ -34,6 +35,21 @@ func BenchmarkCompile(b *testing.B) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// BenchmarkStateAlone is the anchor: it puts what BenchmarkCompile/veth/10000 makes into a State again.
+func BenchmarkStateAlone(b *testing.B) {
+	c, err := Compile(many(10000, "veth"), "edge-1", acceptAll())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s := make(resource.State, len(c.State))
+		for _, r := range c.State {
+			s[r.ID()] = r
 		}
 	}
 }

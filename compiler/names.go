@@ -2,7 +2,6 @@ package compiler
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -48,21 +47,15 @@ func digest(words ...string) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// number is a hash as a number.
-func number(words ...string) uint64 {
-	d := digest(words...)
-	return binary.BigEndian.Uint64(d[:8])
-}
-
 // names gives the devices of one node their names and MACs: the same ones for the same configuration, no two alike.
 type names struct {
 	node string
 	devs map[string]bool
-	macs map[string]bool
+	macs map[[5]byte]bool // what follows "02:"
 }
 
 func newNames(n *node, size int) *names {
-	s := &names{node: n.name, devs: make(map[string]bool, size), macs: make(map[string]bool, 2*size)}
+	s := &names{node: n.name, devs: make(map[string]bool, size), macs: make(map[[5]byte]bool, 2*size)}
 	s.devs["lo"] = true
 	s.devs[bridgeName] = true
 	for _, u := range n.Uplinks {
@@ -94,19 +87,19 @@ func (s *names) mac(pod, end string) string {
 		if try > 0 {
 			hash = digest("mac", s.node, pod, end, strconv.Itoa(try))
 		}
-		mac := formatMAC(hash)
+		mac := [5]byte(hash[:5])
 		if !s.macs[mac] {
 			s.macs[mac] = true
-			return mac
+			return formatMAC(mac)
 		}
 	}
 }
 
-func formatMAC(hash [sha256.Size]byte) string {
+func formatMAC(mac [5]byte) string {
 	const hex = "0123456789abcdef"
 	b := [17]byte{'0', '2'}
-	for i := range 5 {
-		b[2+3*i], b[3+3*i], b[4+3*i] = ':', hex[hash[i]>>4], hex[hash[i]&15]
+	for i, x := range mac {
+		b[2+3*i], b[3+3*i], b[4+3*i] = ':', hex[x>>4], hex[x&15]
 	}
 	return string(b[:])
 }
