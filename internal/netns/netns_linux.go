@@ -5,6 +5,7 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -185,22 +186,41 @@ func ShareDir(dir string) error {
 }
 
 // DeadOutside reports whether the namespace that is mounted at path here is a dead plain file for the rest of the machine:
-// this process has a mount namespace of its own, and its mounts don't spread to that of the machine's first process,
-// which has the same folder.
+// this process has a mount namespace of its own, and its mounts don't spread to that of an ancestor which has the same
+// folder.
 func DeadOutside(path string, id ID) bool {
-	mine, err1 := os.Readlink("/proc/self/ns/mnt")
-	first, err2 := os.Readlink("/proc/1/ns/mnt")
-	if err1 != nil || err2 != nil || mine == first {
+	mine, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
 		return false
 	}
-	var here, there unix.Stat_t
-	outside := filepath.Join("/proc/1/root", path)
-	if unix.Stat(filepath.Dir(path), &here) != nil || unix.Stat(filepath.Dir(outside), &there) != nil ||
-		here.Dev != there.Dev || here.Ino != there.Ino {
-		return false // a folder that only this mount namespace has: private on purpose
+	for pid := os.Getppid(); pid > 0; pid = parent(pid) {
+		// Some container hosts let nobody look at their first process.
+		other, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+		if err != nil || other == mine {
+			continue
+		}
+		var here, there unix.Stat_t
+		outside := filepath.Join(fmt.Sprintf("/proc/%d/root", pid), path)
+		if unix.Stat(filepath.Dir(path), &here) != nil || unix.Stat(filepath.Dir(outside), &there) != nil ||
+			here.Dev != there.Dev || here.Ino != there.Ino {
+			continue // a folder that only this mount namespace has: private on purpose
+		}
+		if seen, err := Stat(outside); err != nil || seen != id {
+			return true
+		}
 	}
-	seen, err := Stat(outside)
-	return err != nil || seen != id
+	return false
+}
+
+// parent is the parent of a process; 0 for the first one, or if it can't be read.
+func parent(pid int) (ppid int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name in parentheses may hold anything.
+	_, _ = fmt.Sscanf(string(b[bytes.LastIndexByte(b, ')')+1:]), " %c %d", new(rune), &ppid)
+	return ppid
 }
 
 // Processes returns the ids of the processes in each namespace, by the namespace's inode.
