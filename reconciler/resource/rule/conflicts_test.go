@@ -8,24 +8,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
-
-// pods stands for the resource of another kind that covers a podCIDR.
-type pods struct{ prefix netip.Prefix }
-
-func (p pods) ID() resource.ID                { return resource.ID{Kind: "route", Name: p.prefix.String()} }
-func (p pods) After() []resource.ID           { return nil }
-func (p pods) DiesWith() []resource.ID        { return nil }
-func (p pods) Requires() []features.Feature   { return nil }
-func (p pods) Origin() string                 { return "" }
-func (p pods) PodRange() (netip.Prefix, bool) { return p.prefix, true }
 
 func TestConflicts(t *testing.T) {
 	desired := resource.State{}
 	err := desired.Add(
-		pods{netip.MustParsePrefix("10.0.0.0/24")}, pods{netip.MustParsePrefix("fd00:10::/64")},
+		PodsForTest{Range: netip.MustParsePrefix("10.0.0.0/24")}, PodsForTest{Range: netip.MustParsePrefix("fd00:10::/64")},
 		Rule{NetNS: "db", Priority: 1000, Src: netip.MustParsePrefix("10.0.0.20/32"), Table: 112},
 	)
 	if err != nil {

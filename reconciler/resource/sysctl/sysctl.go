@@ -3,6 +3,10 @@
 package sysctl
 
 import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -25,6 +29,9 @@ type Sysctl struct {
 	// MaySever says that the change can cut the operator's own session (forwarding on a router learnt by RA).
 	MaySever bool
 	From     string
+
+	// severs is observed only: as things are, switching this setting on cuts what came by router advertisements.
+	severs bool
 }
 
 // ID implements resource.Resource.
@@ -64,9 +71,87 @@ func (s Sysctl) Requires() []features.Feature { return nil }
 func (s Sysctl) Origin() string { return s.From }
 
 // Disruption implements resource.Disrupter.
-func (s Sysctl) Disruption(resource.Action, resource.Resource) resource.Disruption {
-	if s.MaySever {
+func (s Sysctl) Disruption(_ resource.Action, from resource.Resource) resource.Disruption {
+	f, _ := from.(Sysctl)
+	if s.MaySever || (f.severs && on(s.Value)) {
 		return resource.DisruptsSession
 	}
 	return resource.DisruptsNothing
+}
+
+// Ops implements reconciler.Ops for kernel settings.
+type Ops struct{}
+
+// Diff lists what differs between the present and the desired value.
+func (Ops) Diff(observed, desired Sysctl) (fields []resource.Field, inPlace bool) {
+	before, after := fold(observed.Value), fold(desired.Value)
+	if before == after || (desired.OnlyFrom != "" && before != fold(desired.OnlyFrom)) {
+		return nil, true
+	}
+	return []resource.Field{{Name: "value", Before: before, After: after}}, true
+}
+
+// fold makes values comparable: the kernel separates numbers by tabs, people by spaces.
+func fold(value string) string { return strings.Join(strings.Fields(value), " ") }
+
+func on(value string) bool { v := fold(value); return v != "" && v != "0" }
+
+// path is the file of a key below /proc/sys: dots separate, and slashes are dots ("net.ipv4.conf.eth0/5.forwarding" is
+// net/ipv4/conf/eth0.5/forwarding).
+func path(key string) (string, error) {
+	swap := strings.NewReplacer(".", "/", "/", ".")
+	p := swap.Replace(key)
+	if !filepath.IsLocal(p) || filepath.Clean(p) != p || p == "." {
+		return "", fmt.Errorf("%q is not the name of a kernel setting", key)
+	}
+	return p, nil
+}
+
+// key is the opposite of path.
+func key(path string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(path) }
+
+// follower is a setting that the kernel changes along with another one.
+type follower struct {
+	Key   string `json:"key"`
+	Prior string `json:"prior"`
+	Ours  string `json:"ours"` // what the kernel makes of it
+}
+
+// followers names the settings that the kernel changes when it changes the forwarding of a whole family, and the values
+// that they get. devices are the entries of the family's conf folder, dots as they are in the file system.
+func followers(master, value string, devices []string) []follower {
+	forward := "0"
+	if on(value) {
+		forward = "1"
+	}
+	var along []follower
+	add := func(k, v string) { along = append(along, follower{Key: k, Ours: v}) }
+	var family string
+	switch master {
+	case "net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding":
+		family = "net/ipv4/conf/"
+		// inet_forward_change of net/ipv4/devinet.c
+		add("net.ipv4.conf.all.accept_redirects", map[string]string{"0": "1", "1": "0"}[forward])
+	case "net.ipv6.conf.all.forwarding":
+		family = "net/ipv6/conf/"
+	default:
+		return nil
+	}
+	for _, d := range devices {
+		if d != "all" {
+			add(key(family+d+"/forwarding"), forward)
+		}
+	}
+	return along
+}
+
+// confDir is the folder whose entries are the devices that followers asks for; "" where a key has no followers.
+func confDir(master string) string {
+	switch master {
+	case "net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding":
+		return "net/ipv4/conf"
+	case "net.ipv6.conf.all.forwarding":
+		return "net/ipv6/conf"
+	}
+	return ""
 }
