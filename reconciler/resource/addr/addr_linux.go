@@ -196,7 +196,7 @@ func (Ops) Delete(_ context.Context, h *host.Host, a Addr) error {
 	}) {
 		return nil
 	}
-	restore, err := promote(h, ns, index, a, addrs)
+	restore, err := promote(h, ns, index, a)
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", a.ID(), err)
 	}
@@ -212,15 +212,21 @@ func (Ops) Delete(_ context.Context, h *host.Host, a Addr) error {
 func mayBeOurs(k netlink.Addr) bool { return k.Protocol == 0 || k.Protocol == resource.Protocol }
 
 // promote makes the device keep the other addresses of a's network when a goes, if there are any.
-func promote(h *host.Host, ns *host.NS, index int, a Addr, addrs []netlink.Addr) (restore func() error, err error) {
+func promote(h *host.Host, ns *host.NS, index int, a Addr) (restore func() error, err error) {
 	nothing := func() error { return nil }
 	if a.Prefix.Addr().Is6() || a.Prefix.IsSingleIP() {
 		return nothing, nil
 	}
+	// Read afresh: the address that takes this one's place was created a moment ago.
+	dev := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	addrs, err := ns.Handle().AddrList(dev, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, err
+	}
 	others := false
 	for _, k := range addrs {
 		p := host.Prefix(k.IPNet)
-		others = others || (k.LinkIndex == index && p != a.Prefix && p.Masked() == a.Prefix.Masked())
+		others = others || (p != a.Prefix && p.Masked() == a.Prefix.Masked())
 	}
 	if !others {
 		return nothing, nil
