@@ -62,7 +62,7 @@ func ping(text string) error {
 		if err != nil {
 			return err
 		}
-		last = echo(c, request, reply, seq)
+		last = echo(c.(*net.IPConn), request, reply, seq)
 		c.Close()
 		if last == nil {
 			return nil
@@ -71,7 +71,7 @@ func ping(text string) error {
 	return last
 }
 
-func echo(c net.Conn, request, reply, seq byte) error {
+func echo(c *net.IPConn, request, reply, seq byte) error {
 	msg := []byte{request, 0, 0, 0, byte(os.Getpid() >> 8), byte(os.Getpid()), 0, seq, 'p', 'l'}
 	if request == 8 { // the kernel sums up ICMPv6 by itself
 		var sum uint32
@@ -89,7 +89,7 @@ func echo(c net.Conn, request, reply, seq byte) error {
 	}
 	buf := make([]byte, 1500)
 	for {
-		n, err := c.Read(buf)
+		n, _, err := c.ReadFrom(buf) // Read would leave the IPv4 header in
 		if err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ func TestExamples(t *testing.T) {
 //	exits N CMD...      expects an exit code
 //	leftovers           expects that the node is as a new one: nothing is left
 //	isjson              expects that stdout is one JSON value
-//	planids A B         expects that two plans in JSON create the same objects
+//	planids A B REGEXP  expects that two plans in JSON change the same objects, but for what the expression matches
 //	[feature:NAME]      whether the kernel has a feature
 func params(t *testing.T, p testscript.Params) testscript.Params {
 	recorded, err := filepath.Abs("../../testdata/features")
@@ -74,11 +74,7 @@ func params(t *testing.T, p testscript.Params) testscript.Params {
 	p.Setup = func(e *testscript.Env) error {
 		e.Setenv("FEATURES", recorded)
 		e.Defer(func() {
-			name, err := lab.DefaultName(e.WorkDir)
-			if err == nil {
-				_, err = lab.Down(name)
-			}
-			if err != nil {
+			if err := downAll(e.WorkDir); err != nil {
 				t.Error(err)
 			}
 		})
@@ -119,7 +115,7 @@ func params(t *testing.T, p testscript.Params) testscript.Params {
 			}
 		},
 		"planids": func(ts *testscript.TestScript, _ bool, args []string) {
-			if diff := cmp.Diff(planIDs(ts, args[0]), planIDs(ts, args[1])); diff != "" {
+			if diff := cmp.Diff(planIDs(ts, args[0], args[2]), planIDs(ts, args[1], args[2])); diff != "" {
 				ts.Fatalf("the plans create different objects:\n%s", diff)
 			}
 		},
@@ -145,7 +141,26 @@ func params(t *testing.T, p testscript.Params) testscript.Params {
 	return p
 }
 
-func planIDs(ts *testscript.TestScript, file string) []string {
+// downAll removes the labs of a script, whatever it named them.
+func downAll(dir string) error {
+	names, err := filepath.Glob(filepath.Join(lab.Root, "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range names {
+		record, err := os.ReadFile(filepath.Join(path, "lab.json"))
+		if err != nil || !strings.Contains(string(record), strconv.Quote(dir)) {
+			continue
+		}
+		if _, err := lab.Down(filepath.Base(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planIDs lists the objects of a plan in JSON, without what the expression matches.
+func planIDs(ts *testscript.TestScript, file, without string) []string {
 	var p struct {
 		Changes []struct {
 			ID struct{ Kind, NetNS, Name string }
@@ -156,7 +171,7 @@ func planIDs(ts *testscript.TestScript, file string) []string {
 	}
 	var ids []string
 	for _, c := range p.Changes {
-		ids = append(ids, fmt.Sprint(c.ID))
+		ids = append(ids, regexp.MustCompile(without).ReplaceAllString(fmt.Sprint(c.ID), ""))
 	}
 	slices.Sort(ids)
 	return ids
@@ -177,8 +192,8 @@ grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort
 `
 
 // volatile is what differs between two nodes that nobody touched.
-var volatile = regexp.MustCompile(`(?m)([0-9a-f]{2}:){5}[0-9a-f]{2}|fe80::[0-9a-f:]+|ff02::[0-9a-f:]+|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
-	`^.*(fastopen_key|stable_secret|/neigh/|expires|portid ).*$`)
+var volatile = regexp.MustCompile(`(?m)([0-9a-f]{2}:){5}[0-9a-f]{2}|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
+	`^.*(fe80::|ff02::|fastopen_key|stable_secret|/neigh/|expires|portid ).*$`)
 
 // leftovers compares the lab's node with that of a lab in which nothing was ever applied.
 func leftovers(ctx context.Context, ts *testscript.TestScript) {
@@ -196,7 +211,8 @@ func leftovers(ctx context.Context, ts *testscript.TestScript) {
 	look := func(l *lab.Lab) []string {
 		out, err := l.Command(ctx, nodes[0].Name, "sh", "-c", snapshot).Output()
 		ts.Check(err)
-		return strings.Split(volatile.ReplaceAllString(string(out), "*"), "\n")
+		lines := strings.Split(volatile.ReplaceAllString(string(out), "*"), "\n")
+		return slices.DeleteFunc(lines, func(line string) bool { return line == "*" })
 	}
 	if diff := cmp.Diff(look(fresh), look(used)); diff != "" {
 		ts.Fatalf("something is left (-new node +this node):\n%s", diff)

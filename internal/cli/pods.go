@@ -124,12 +124,11 @@ func lookAtPod(h *host.Host, view compiler.PodView) (podRow, error) {
 	return row, nil
 }
 
-// attachment names the attachment of a pod's device. A veth's other end tells whether it is a bridge's port: what the pod
-// is reached by is then not that end but the bridge.
+// attachment names the attachment of a pod's device. The other end of a veth tells whether it is a bridge's port.
 func attachment(link, dev *host.Link) string {
 	switch link.Type() {
 	case "veth":
-		if dev != nil && dev.Type() == "bridge" {
+		if dev != nil && dev.MasterIndex != 0 {
 			return "bridge"
 		}
 	case "ipvlan":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
 )
 
 // session is one command at work on a node: what the files say, what the machine can do, and the machine. For destroy
@@ -101,8 +103,27 @@ func (s *session) plan(ctx context.Context) (*resource.Plan, *reconciler.Observe
 	p.Warnings = append(append([]string{}, s.compiled.Warnings...), p.Warnings...)
 	if s.host != nil {
 		p.Warnings = append(p.Warnings, s.host.Warnings()...)
+		p.Warnings = append(p.Warnings, s.surroundings(ctx)...)
 	}
 	return p, observed, nil
+}
+
+// surroundings asks what else on this machine would stop the pods.
+func (s *session) surroundings(ctx context.Context) []string {
+	node := s.source.Config.Nodes[s.node]
+	var prefixes []netip.Prefix
+	for _, text := range node.PodCIDRs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			prefixes = append(prefixes, p)
+		}
+	}
+	var bridges []string
+	for _, id := range s.compiled.State.IDs() {
+		if l, ok := s.compiled.State[id].(link.Link); ok && l.Type == link.Bridge {
+			bridges = append(bridges, l.Name)
+		}
+	}
+	return s.host.Surroundings(ctx, prefixes, node.Uplinks, bridges...)
 }
 
 // basis is what the plan follows from.
