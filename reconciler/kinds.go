@@ -5,6 +5,13 @@ import (
 
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/addr"
+	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/reconciler/resource/neigh"
+	"plumb.internal/plumb/reconciler/resource/netns"
+	"plumb.internal/plumb/reconciler/resource/route"
+	"plumb.internal/plumb/reconciler/resource/rule"
+	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
 // Ops are what a kind can do to a host. Every method may be run again after a crash at any point of it.
@@ -27,4 +34,12 @@ type Conflicter[R resource.Resource] interface {
 }
 
 // kinds is THE table: a new kind of object is one new folder and one line here.
-var kinds = table{}
+var kinds = table{
+	netns.Kind:  of(netns.Ops{}),
+	link.Kind:   of(link.Ops{}),
+	addr.Kind:   of(addr.Ops{}),
+	route.Kind:  of(route.Ops{}),
+	rule.Kind:   of(rule.Ops{}),
+	neigh.Kind:  of(neigh.Ops{}),
+	sysctl.Kind: of(sysctl.Ops{}),
+}

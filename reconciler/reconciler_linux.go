@@ -102,6 +102,9 @@ func Destroy(ctx context.Context, h *host.Host, opt ApplyOptions) error {
 	if err := Verify(ctx, h, resource.State{}); err != nil {
 		return err
 	}
+	if err := h.UnshareFolder(); err != nil { // where a run was cut off just before
+		return err
+	}
 	return removeRunDir(h)
 }
 

@@ -76,7 +76,9 @@ func newGraph(changes []resource.Change) *graph {
 		g.order(c)
 	}
 	g.claims()
+	g.found()
 	g.postpone()
+	g.addFirst()
 	return g
 }
 
@@ -161,25 +163,86 @@ func (g *graph) claims() {
 		}
 	}
 	for _, cl := range sortedClaims(acquired) {
-		barrier := -1
+		var first []int
 		for _, old := range sortedClaims(released) {
-			if old.Key != cl.Key || old.Value == cl.Value {
-				continue
-			}
-			if barrier < 0 {
-				g.steps = append(g.steps, step{change: -1, op: opBarrier, id: resource.ID{Kind: "claim", Name: cl.Key + " " + cl.Value}})
-				barrier = len(g.steps) - 1
-			}
-			for _, s := range released[old] {
-				g.wait(barrier, s)
+			if old.Key == cl.Key && old.Value != cl.Value {
+				first = append(first, released[old]...)
 			}
 		}
-		if barrier < 0 {
+		g.between(resource.ID{Kind: "claim", Name: cl.Key + " " + cl.Value}, first, acquired[cl])
+	}
+}
+
+// siblings are the steps on what one parent takes along: a device's addresses, routes and neighbours.
+type siblings struct {
+	first, adds, last []int // founding creates, other creates and updates, deletes that nothing waits for
+}
+
+// families sorts the steps by parent.
+func (g *graph) families() (byParent map[resource.ID]*siblings, parents []resource.ID) {
+	byParent = map[resource.ID]*siblings{}
+	for i := range g.steps {
+		st := &g.steps[i]
+		if st.change < 0 || (st.op == opDelete && !st.last) {
 			continue
 		}
-		for _, s := range acquired[cl] {
-			g.wait(s, barrier)
+		c := g.changes[st.change]
+		r := c.After
+		if st.op == opDelete {
+			r = c.Before
 		}
+		for _, p := range r.DiesWith() {
+			f := byParent[p]
+			if f == nil {
+				f = &siblings{}
+				byParent[p] = f
+				parents = append(parents, p)
+			}
+			founder, _ := r.(resource.Founder)
+			switch {
+			case st.op == opDelete:
+				f.last = append(f.last, i)
+			case founder != nil && founder.Founds():
+				f.first = append(f.first, i)
+			default:
+				f.adds = append(f.adds, i)
+			}
+		}
+	}
+	slices.SortFunc(parents, resource.ID.Compare)
+	return byParent, parents
+}
+
+// between makes each of later wait for all of earlier.
+func (g *graph) between(name resource.ID, earlier, later []int) {
+	if len(earlier) == 0 || len(later) == 0 {
+		return
+	}
+	g.steps = append(g.steps, step{change: -1, op: opBarrier, id: name})
+	barrier := len(g.steps) - 1
+	for _, s := range earlier {
+		g.wait(barrier, s)
+	}
+	for _, s := range later {
+		g.wait(s, barrier)
+	}
+}
+
+// found puts what others on the same device rely on before them.
+func (g *graph) found() {
+	byParent, parents := g.families()
+	for _, p := range parents {
+		g.between(p, byParent[p].first, byParent[p].adds)
+	}
+}
+
+// addFirst makes adds on a device come before deletes, in parallel too: with its last IPv4 address a device loses all its
+// IPv4 routes.
+func (g *graph) addFirst() {
+	byParent, parents := g.families()
+	for _, p := range parents {
+		f := byParent[p]
+		g.between(p, slices.Concat(f.first, f.adds), f.last)
 	}
 }
 

@@ -88,6 +88,10 @@ type Sitter interface {
 	WithLink(id ID) Resource
 }
 
+// Founder is a resource that others on the same device rely on without naming it: without an address the kernel refuses
+// routes over gateways, and with its last one a device loses its routes.
+type Founder interface{ Founds() bool }
+
 // Recorder is a resource of which plumb keeps a record in its run folder. It is deleted on its own, before what would take
 // it along: a record outlives the kernel's object, and nobody would find it afterwards.
 type Recorder interface{ Recorded() bool }

@@ -13,3 +13,6 @@ func (a Addr) WithLink(id resource.ID) resource.Resource {
 	a.Link = id
 	return a
 }
+
+// Founds implements resource.Founder.
+func (a Addr) Founds() bool { return true }
