@@ -40,6 +40,7 @@ type evaluation struct {
 	files    []*sourceFile
 	vendored []string // files that apply the schema, as plumb init writes one; it is applied anyway
 	noHoist  bool     // for comparing: all of it in CUE
+	terse    bool     // for comparing: what CUE says is enough
 	hoisted  *hoisted
 	sources  map[string]load.Source
 	values   []cue.Value // what positions are looked up in
@@ -242,6 +243,9 @@ func (e *evaluation) build() (cue.Value, []Mistake) {
 	// Without Concrete first: a conflict makes other fields incomplete, and those are not mistakes of their own.
 	if err = v.Validate(); err == nil {
 		err = v.Validate(cue.Concrete(true))
+	}
+	if err != nil && e.terse {
+		return cue.Value{}, e.raw(err)
 	}
 	if err != nil {
 		return cue.Value{}, e.diagnose(err)

@@ -67,8 +67,13 @@ func (e *evaluation) hoist() *hoisted {
 		}
 		references(f.syntax, taken, referred)
 	}
-	for name := range referred {
-		off[name] = true
+	for _, cs := range perFile {
+		for _, c := range cs {
+			// By the field's name from anywhere, or by the entry's from beside it.
+			if referred[c.name.field] || referred[c.name.entry] {
+				off[c.name.field] = true
+			}
+		}
 	}
 	config := reflect.ValueOf(&h.config).Elem()
 	index := structFields(config.Type())

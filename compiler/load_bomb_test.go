@@ -22,7 +22,7 @@ func TestBombs(t *testing.T) {
 		{"laughs", "_a0: [1, 2]\n" + doubling(30, "_a%d: [_a%d, _a%d]\n") + "pods: web: labels: _a30\n", ""},
 		{"laughs-struct", "_a0: {x: 1, y: 2}\n" + doubling(30, "_a%d: {x: _a%d, y: _a%d}\n") + "pods: web: labels: _a30\n", ""},
 		{"labels", strings.Repeat("a: ", 1_000_000) + "1\n", ""},
-		{"sum", "pods: web: mtu: 1" + strings.Repeat("+1", 1_000_000) + "\n", "deep"},
+		{"sum", "pods: web: mtu: 1" + strings.Repeat("+1", 1_000_000) + "\n", ""},
 		{"brackets", "pods: " + strings.Repeat("[", 1_000_000) + "\n", "nesting depth"},
 		{"parentheses", "pods: web: mtu: " + strings.Repeat("(", 1_000_000) + "1" + strings.Repeat(")", 1_000_000) + "\n", "nesting depth"},
 		{"number", "pods: web: mtu: 1e999999999\n", ""},

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 // evaluateHere evaluates a repository in this process, hoisting or not.
 func evaluateHere(dir string, noHoist bool) (*schema.Config, []Mistake, bool) {
-	e := &evaluation{request: request{Dir: dir, Cwd: dir}, noHoist: noHoist, reading: func(time.Duration) error { return nil }}
+	e := &evaluation{request: request{Dir: dir, Cwd: dir}, noHoist: noHoist, terse: true, reading: func(time.Duration) error { return nil }}
 	c, ms := e.run()
 	return c, ms, e.hoisted != nil && len(e.hoisted.entries) > 0
 }
@@ -28,16 +29,17 @@ func agree(t *testing.T, dir, text string) (valid, hoisted bool) {
 	fast, fastMistakes, hoisted := evaluateHere(dir, false)
 	slow, slowMistakes, _ := evaluateHere(dir, true)
 	if (len(fastMistakes) > 0) != (len(slowMistakes) > 0) {
-		t.Fatalf("hoisted: %v\nwhole: %v\n%s", fastMistakes, slowMistakes, text)
+		t.Errorf("hoisted: %v\nwhole: %v\n%s", fastMistakes, slowMistakes, text)
+		return false, hoisted
 	}
 	if len(fastMistakes) > 0 {
 		return false, hoisted
 	}
 	if diff := cmp.Diff(slow, fast); diff != "" {
-		t.Fatalf("whole and hoisted differ: %s\n%s", diff, text)
+		t.Errorf("whole and hoisted differ: %s\n%s", diff, text)
 	}
 	if a, b := appendWire(nil, reflect.ValueOf(slow)), appendWire(nil, reflect.ValueOf(fast)); string(a) != string(b) {
-		t.Fatalf("wire forms differ\n%s", text)
+		t.Errorf("wire forms differ\n%s", text)
 	}
 	return true, hoisted
 }
@@ -46,15 +48,17 @@ func agree(t *testing.T, dir, text string) (valid, hoisted bool) {
 // are valid, nearly valid, and of other forms of CUE.
 func TestHoistAgrees(t *testing.T) {
 	const cases = 2000
+	t.Parallel()
 	root := t.TempDir()
-	valid, hoisted := 0, 0
-	for i := range cases {
+	var valid, hoisted atomic.Int64
+	each(cases, func(i int) {
 		g := &generator{Rand: rand.New(rand.NewPCG(7, uint64(i)))}
 		// Half of the repositories have no mistake, so that what is decoded is compared too.
 		g.wild = i%2 == 0
 		dir := filepath.Join(root, fmt.Sprint(i))
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return
 		}
 		var all strings.Builder
 		for f := range 1 + g.IntN(2) {
@@ -64,18 +68,19 @@ func TestHoistAgrees(t *testing.T) {
 		}
 		v, h := agree(t, dir, all.String())
 		if v {
-			valid++
+			valid.Add(1)
 		}
 		if h {
-			hoisted++
+			hoisted.Add(1)
 		}
 		if err := os.RemoveAll(dir); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
-	}
-	t.Logf("%d of %d are valid, %d hoist something", valid, cases, hoisted)
-	if valid < cases/5 || valid > cases*4/5 || hoisted < cases/3 {
-		t.Errorf("the cases prove too little: %d of %d are valid, %d hoist something", valid, cases, hoisted)
+	})
+	v, h := valid.Load(), hoisted.Load()
+	t.Logf("%d of %d are valid, %d hoist something", v, cases, h)
+	if v < cases/5 || v > cases*4/5 || h < cases/3 {
+		t.Errorf("the cases prove too little: %d of %d are valid, %d hoist something", v, cases, h)
 	}
 }
 
@@ -123,7 +128,7 @@ func (g *generator) file() string {
 	}
 	if g.rarely(4) {
 		b.WriteString(g.one(
-			"pods: [string]: mtu: 1500\n", "pods: [string]: {}\n", "_x: pods\n", "let y = pods.a\npods: b: labels: k: \"\\(y.mtu)\"\n", "pods: a: mtu: 1500\n",
+			"pods: [string]: mtu: 1500\n", "pods: [string]: {}\n", "pods: {a: {}, b: mtu: a.mtu}\n", "pods: {a: mtu: 1500, z: labels: k: \"\\(a.mtu)\"}\n", "services: {a: {}, q: addresses: a.addresses}\n", "_x: pods\n", "let y = pods.a\npods: b: labels: k: \"\\(y.mtu)\"\n", "pods: a: mtu: 1500\n",
 			"{pods: a: attach: \"veth\"}\n", "if true {pods: b: attach: \"auto\"}\n", "for n in [\"a\", \"z\"] {pods: (n): {}}\n", "_h: services: 5\n", "#d: 7\n",
 			"services: X={}\n", "pods: \"\\(\"a\")\": mtu: 1400\n", "import \"strings\"\n", "...\n", "pods: {...}\n", "pods: _\n", "pods: a?: mtu: 1500\n", "pods: a!: mtu: 1500\n",
 			"pods: {for n in [\"q\"] {(n): {}}}\n", "routing: mode: \"native\"\n", "routing: {}\n", "foo: 1\n"))
