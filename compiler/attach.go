@@ -204,14 +204,16 @@ func (b *builder) lead(a address, dev string, by resource.ID) {
 
 // proxy makes a segment's device answer for pods of other segments, so that the segment's pods send it what is for them.
 func (b *builder) proxy(s *segment, others []*pod) {
-	var v6 bool
+	// Of a family that the segment doesn't speak nobody asks, and the device loses its entries with its last address.
+	var v4, v6 bool
 	for _, p := range s.pods {
+		v4 = v4 || p.has(false)
 		v6 = v6 || p.has(true)
 	}
 	var proxied4, proxied6 bool
 	for _, p := range others {
 		for _, a := range p.addrs {
-			if a.Is6() && !v6 {
+			if a.Is6() && !v6 || a.Is4() && !v4 {
 				continue
 			}
 			proxied4 = proxied4 || a.Is4()
