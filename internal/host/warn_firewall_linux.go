@@ -61,6 +61,7 @@ func (s *surroundings) nftables() {
 			}
 		}
 		if len(add) > 0 {
+			s.drops = true
 			s.say("nftables chain %s of table %s %s drops what no rule of it accepts, forwarded packets of pods too; run: %s",
 				c.Name, family, c.Table.Name, strings.Join(add, "; "))
 		}
@@ -115,6 +116,7 @@ func (s *surroundings) iptables() {
 					add = append(add, fmt.Sprintf("%s -A FORWARD -s %s -j ACCEPT; %s -A FORWARD -d %s -j ACCEPT", v.tool, p, v.tool, p))
 				}
 			}
+			s.drops = true
 			s.say("chain FORWARD of the %s filter table has the policy DROP: packets of pods that no rule accepts are lost; unless rules accept them already, run: %s",
 				v.tool, strings.Join(add, "; "))
 		}

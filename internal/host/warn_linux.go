@@ -54,6 +54,7 @@ type surroundings struct {
 	uplinks, bridges []string
 	ours             []*Link
 	netns            uint64 // inode of the node's root namespace
+	drops            bool   // a forward chain has been warned of
 	warnings         []string
 }
 
@@ -118,9 +119,9 @@ func (s *surroundings) reversePath() {
 	}
 }
 
-// bridgeFilter warns where frames between ports of a bridge go through the host's firewall.
+// bridgeFilter warns where frames between ports of a bridge go through a forward chain that drops.
 func (s *surroundings) bridgeFilter() {
-	if len(s.bridges) == 0 {
+	if len(s.bridges) == 0 || !s.drops {
 		return
 	}
 	for _, f := range []struct {
@@ -128,7 +129,7 @@ func (s *surroundings) bridgeFilter() {
 		name string
 	}{{true, "bridge-nf-call-iptables"}, {false, "bridge-nf-call-ip6tables"}} {
 		if s.family(f.is4) && s.value("proc/sys/net/bridge/"+f.name) == "1" {
-			s.say("net.bridge.%s = 1 sends frames between pods on bridge %s through the host's forward chain, which may drop them; set it to 0 if no other software needs it",
+			s.say("net.bridge.%s = 1 sends frames between pods on bridge %s through the host's forward chains too, so they are dropped like what is forwarded; set it to 0 if no other software needs it",
 				f.name, s.bridges[0])
 		}
 	}
@@ -168,7 +169,7 @@ func (s *surroundings) networkd() {
 		}
 	}
 	if len(missing) > 0 {
-		s.say("systemd-networkd runs and deletes routes and rules that it didn't make; write /etc/systemd/networkd.conf.d/50-plumb.conf with the lines \"[Network]\", %q, then run: systemctl restart systemd-networkd",
+		s.say("systemd-networkd runs and deletes routes and rules that it didn't make; write /etc/systemd/networkd.conf.d/50-plumb.conf with the lines \"[Network]\", \"%s\", then run: systemctl restart systemd-networkd",
 			strings.Join(missing, `", "`))
 	}
 }
