@@ -2,8 +2,10 @@ package compiler
 
 import (
 	"net/netip"
+	"slices"
 
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/addr"
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
 	"plumb.internal/plumb/reconciler/resource/route"
@@ -69,6 +71,9 @@ func (b *builder) detour(p *pod, others []*pod) {
 	if p.has(false) {
 		b.loose(p.name, p.device(), link.For(p.name, p.device()), p.path)
 		b.loose("", l.Peer.Name, d.link, p.path)
+		// On a device without any address the kernel is strict however loose it should be.
+		i := slices.IndexFunc(p.addrs, func(a address) bool { return a.Is4() })
+		b.put(addr.Addr{Dev: l.Peer.Name, Prefix: host(p.addrs[i].cidr.gateway), Link: d.link, From: p.path})
 	}
 	for _, o := range others {
 		for _, a := range o.addrs {
