@@ -11,12 +11,28 @@ import (
 	"plumb.internal/plumb/internal/netns"
 )
 
-// The record that says what ShareFolder did to the folder of namespaces, so that the last namespace that goes can undo it.
+// The record that says what InFolder did to the folder of namespaces, so that the last namespace that goes can undo it.
 const sharedFolder = "netns-folder"
 
-// ShareFolder makes the folder of namespaces ready for names, as ip-netns(8) does: a mount of its own, so that names show
-// in other mount namespaces too.
-func (h *Host) ShareFolder() error {
+// InFolder makes the folder of namespaces ready for names, as ip-netns(8) does: a mount of its own, so that names show in
+// other mount namespaces too. Then it runs fn, which adds a name; meanwhile the folder stays as it is.
+func (h *Host) InFolder(fn func() error) error {
+	// Twice at most is enough but where another node removes the folder at this very moment; kernels before 5.8 can't say
+	// what is a mount.
+	for try := 0; ; try++ {
+		h.folder.RLock()
+		if netns.Shareable(h.NetNSDir) || try == 3 {
+			defer h.folder.RUnlock()
+			return fn()
+		}
+		h.folder.RUnlock()
+		if err := h.shareFolder(); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *Host) shareFolder() error {
 	h.folder.Lock()
 	defer h.folder.Unlock()
 	if netns.Shareable(h.NetNSDir) {
@@ -45,7 +61,7 @@ func (h *Host) ShareFolder() error {
 	return netns.ShareDir(h.NetNSDir)
 }
 
-// UnshareFolder undoes ShareFolder, once nobody has a name in the folder any more.
+// UnshareFolder undoes what InFolder did, once nobody has a name in the folder any more.
 func (h *Host) UnshareFolder() error {
 	h.folder.Lock()
 	defer h.folder.Unlock()
@@ -62,8 +78,12 @@ func (h *Host) UnshareFolder() error {
 	}
 	if netns.Shareable(h.NetNSDir) {
 		h.Wrote("umount %s", h.NetNSDir)
-		if err := netns.Unbind(h.NetNSDir); err != nil {
-			return err
+		// Not detached: should another node have put a name into it just now, the kernel refuses, and it stays.
+		switch err := unix.Unmount(h.NetNSDir, unix.UMOUNT_NOFOLLOW); {
+		case errors.Is(err, unix.EBUSY):
+			return nil
+		case err != nil:
+			return fmt.Errorf("unmount %s: %w", h.NetNSDir, err)
 		}
 	}
 	if string(made) != "" {

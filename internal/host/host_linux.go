@@ -43,7 +43,7 @@ type Host struct {
 	writes  atomic.Int64
 	root    *NS
 	threads threads
-	folder  sync.Mutex // the folder of namespaces is made ready by one at a time
+	folder  sync.RWMutex // of the folder of namespaces: names are added under the read lock
 
 	mu       sync.Mutex
 	epoch    int               // grows with every Forget

@@ -106,6 +106,11 @@ func (Ops) Create(_ context.Context, h *host.Host, n NetNS) error {
 	if n.Path != "" {
 		return adopt(h, n)
 	}
+	return h.InFolder(func() error { return create(h, n) })
+}
+
+// create makes the namespace of a pod in a folder that is ready.
+func create(h *host.Host, n NetNS) error {
 	path := filepath.Join(h.NetNSDir, n.Name)
 	reclaim := false
 	switch _, err := netns.Stat(path); {
@@ -117,9 +122,6 @@ func (Ops) Create(_ context.Context, h *host.Host, n NetNS) error {
 		}
 		reclaim = true
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("create namespace %s: %w", path, err)
-	}
-	if err := h.ShareFolder(); err != nil {
 		return fmt.Errorf("create namespace %s: %w", path, err)
 	}
 	if err := reserve(h, n.Name); err != nil {
