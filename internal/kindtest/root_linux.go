@@ -115,20 +115,17 @@ func Pod(t testing.TB, h *host.Host, name string) {
 	h.Forget()
 }
 
-// clean takes away what a failed test left in a folder of namespaces, and its mount.
+// clean takes away what a failed test left in a folder of namespaces, and its mount: names below it may be covered by it.
 func clean(t testing.TB, dir string) {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, f := range files {
-		if err := netns.Unbind(filepath.Join(dir, f.Name())); err != nil {
-			t.Error(err)
-		}
-	}
-	for range 3 {
-		if !netns.Shareable(dir) {
+	for range 4 {
+		files, err := os.ReadDir(dir)
+		if err != nil {
 			return
+		}
+		for _, f := range files {
+			if err := netns.Unbind(filepath.Join(dir, f.Name())); err != nil {
+				t.Error(err)
+			}
 		}
 		if err := netns.Unbind(dir); err != nil {
 			t.Error(err)

@@ -106,11 +106,6 @@ func (Ops) Create(_ context.Context, h *host.Host, n NetNS) error {
 	if n.Path != "" {
 		return adopt(h, n)
 	}
-	return h.InFolder(func() error { return create(h, n) })
-}
-
-// create makes the namespace of a pod in a folder that is ready.
-func create(h *host.Host, n NetNS) error {
 	path := filepath.Join(h.NetNSDir, n.Name)
 	reclaim := false
 	switch _, err := netns.Stat(path); {
@@ -124,10 +119,15 @@ func create(h *host.Host, n NetNS) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("create namespace %s: %w", path, err)
 	}
-	if err := reserve(h, n.Name); err != nil {
+	return h.InFolder(func() error { return create(h, n.Name, path, reclaim) })
+}
+
+// create makes the namespace of a pod in a folder that is ready; to reclaim is to use a mount point that is there.
+func create(h *host.Host, pod, path string, reclaim bool) error {
+	if err := reserve(h, pod); err != nil {
 		return err
 	}
-	f, err := h.NewNS(func(ns *host.NS) error { return furnish(h, ns, n.Name) })
+	f, err := h.NewNS(func(ns *host.NS) error { return furnish(h, ns, pod) })
 	if err != nil {
 		return fmt.Errorf("create namespace %s: %w", path, err)
 	}
@@ -144,7 +144,7 @@ func create(h *host.Host, n NetNS) error {
 	if err := netns.Bind(f, path); err != nil {
 		return err
 	}
-	return alive(h, f, n.Name, path)
+	return alive(h, f, pod, path)
 }
 
 // alive makes sure that the name means the namespace, for this process and for the rest of the machine.
