@@ -30,6 +30,9 @@ func randomState(r *rand.Rand) resource.State {
 			p.ip += 100
 		}
 		if r.IntN(5) == 0 {
+			p.iface = "eth1"
+		}
+		if r.IntN(5) == 0 {
 			p.adopted = fmt.Sprintf("/proc/%d/ns/net", 1+r.IntN(2))
 		}
 		pods = append(pods, p)

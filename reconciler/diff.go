@@ -108,7 +108,7 @@ func claimedOnce(s resource.State, order []resource.ID) error {
 	}
 	held := map[string]claimed{}
 	for _, id := range order {
-		for _, c := range claimsOf(s[id]) {
+		for _, c := range exclusive(s[id]) {
 			if h, ok := held[c.Key]; ok && h.value != c.Value {
 				return fmt.Errorf("%s wants %s as %s, %s wants it as %s", h.by, c.Key, h.value, id, c.Value)
 			}
@@ -178,9 +178,17 @@ func (d *differ) compare(observed, desired resource.Resource) (resource.Change, 
 		}
 		return c, true
 	}
-	switch {
-	case len(fields) == 0:
+	if len(fields) == 0 {
+		// The same device by name, but made by another link: what is on the old one goes with it.
+		for _, p := range observed.DiesWith() {
+			if d.action(p) == resource.Delete && !borrowed(d.owned[p]) {
+				c.Action, c.Reason, c.With = resource.Replace, "re-created with "+p.String(), &p
+				return c, true
+			}
+		}
 		return c, false
+	}
+	switch {
 	case inPlace && slices.Equal(claimsOf(observed), claimsOf(desired)):
 		c.Action, c.Reason = resource.Update, resource.ReasonUpdate(fields)
 	default:

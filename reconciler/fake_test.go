@@ -86,8 +86,8 @@ func (k *fakeKernel) put(r resource.Resource) error {
 		if id == r.ID() {
 			continue
 		}
-		for _, have := range claimsOf(o) {
-			for _, want := range claimsOf(r) {
+		for _, have := range exclusive(o) {
+			for _, want := range exclusive(r) {
 				if have.Key == want.Key && have.Value != want.Value {
 					return fmt.Errorf("device or resource busy: %s is %s for %s", have.Key, have.Value, id)
 				}
@@ -258,6 +258,7 @@ type fakePod struct {
 	ip           int // the last byte of its addresses
 	mtu          int
 	adopted      string
+	iface        string // eth0 if empty
 }
 
 // state builds what the compiler builds for such pods, in small.
@@ -269,15 +270,15 @@ func state(pods ...fakePod) resource.State {
 		}
 	}
 	for _, p := range pods {
-		p.mtu = cmp.Or(p.mtu, 1500)
+		p.mtu, p.iface = cmp.Or(p.mtu, 1500), cmp.Or(p.iface, "eth0")
 		from := "pods." + p.name
-		l := link.Link{NetNS: p.name, Name: "eth0", Type: p.attach, MTU: p.mtu, From: from + ".attach"}
+		l := link.Link{NetNS: p.name, Name: p.iface, Type: p.attach, MTU: p.mtu, From: from + ".attach"}
 		host := "h-" + p.name
 		hostLink := l.ID()
 		switch p.attach {
 		case "veth", "netkit":
 			l.Peer = &link.Peer{Name: host, MTU: p.mtu}
-			add(neigh.Neigh{NetNS: p.name, Dev: "eth0", IP: ip("169.254.10.24"), MAC: "02:00:00:00:00:01", Link: l.ID(), From: from})
+			add(neigh.Neigh{NetNS: p.name, Dev: p.iface, IP: ip("169.254.10.24"), MAC: "02:00:00:00:00:01", Link: l.ID(), From: from})
 			add(sysctl.Sysctl{Key: "net.ipv4.conf." + host + ".rp_filter", Value: "0", Link: l.ID(), From: from})
 		case "bridge":
 			add(link.Link{Name: "br0", Type: "bridge", MTU: 1500, From: "node"})
@@ -292,8 +293,8 @@ func state(pods ...fakePod) resource.State {
 		}
 		add(netns.NetNS{Name: p.name, Path: p.adopted, From: from})
 		add(l)
-		add(addr.Addr{NetNS: p.name, Dev: "eth0", Prefix: prefix(fmt.Sprintf("10.0.0.%d/32", p.ip)), Link: l.ID(), From: from + ".addresses[0]"})
-		add(route.Route{NetNS: p.name, Dst: prefix("0.0.0.0/0"), Table: route.MainTable, Dev: "eth0", Gateway: ip("169.254.10.24"),
+		add(addr.Addr{NetNS: p.name, Dev: p.iface, Prefix: prefix(fmt.Sprintf("10.0.0.%d/32", p.ip)), Link: l.ID(), From: from + ".addresses[0]"})
+		add(route.Route{NetNS: p.name, Dst: prefix("0.0.0.0/0"), Table: route.MainTable, Dev: p.iface, Gateway: ip("169.254.10.24"),
 			OnLink: true, Link: l.ID(), From: from})
 		if p.attach != "bridge" {
 			add(route.Route{Dst: prefix(fmt.Sprintf("10.0.0.%d/32", p.ip)), Table: route.MainTable, Dev: host, Link: hostLink, From: from})

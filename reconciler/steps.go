@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -148,28 +149,45 @@ func (g *graph) order(c resource.Change) {
 
 // claims puts every release of a claim before the first step that acquires it with another value.
 func (g *graph) claims() {
-	released, acquired := map[resource.Claim][]int{}, map[resource.Claim][]int{}
+	type holders struct{ released, acquired []int } // steps
+	byKey := map[string]map[string]*holders{}       // by key and value
+	at := func(c resource.Claim) *holders {
+		if byKey[c.Key] == nil {
+			byKey[c.Key] = map[string]*holders{}
+		}
+		if byKey[c.Key][c.Value] == nil {
+			byKey[c.Key][c.Value] = &holders{}
+		}
+		return byKey[c.Key][c.Value]
+	}
 	for _, c := range g.changes {
-		before, after := claimsOf(c.Before), claimsOf(c.After)
-		for _, cl := range before {
-			if s, ok := g.gone[c.ID]; ok {
-				released[cl] = append(released[cl], s)
+		before := exclusive(c.Before)
+		if s, ok := g.gone[c.ID]; ok {
+			for _, cl := range before {
+				at(cl).released = append(at(cl).released, s)
 			}
 		}
-		for _, cl := range after {
-			if s, ok := g.built[c.ID]; ok && (c.Action != resource.Update || !slices.Contains(before, cl)) {
-				acquired[cl] = append(acquired[cl], s)
+		s, ok := g.built[c.ID]
+		if !ok {
+			continue
+		}
+		for _, cl := range exclusive(c.After) {
+			if c.Action != resource.Update || !slices.Contains(before, cl) {
+				at(cl).acquired = append(at(cl).acquired, s)
 			}
 		}
 	}
-	for _, cl := range sortedClaims(acquired) {
-		var first []int
-		for _, old := range sortedClaims(released) {
-			if old.Key == cl.Key && old.Value != cl.Value {
-				first = append(first, released[old]...)
+	for _, key := range slices.Sorted(maps.Keys(byKey)) {
+		values := slices.Sorted(maps.Keys(byKey[key]))
+		for _, value := range values {
+			var others []int
+			for _, other := range values {
+				if other != value {
+					others = append(others, byKey[key][other].released...)
+				}
 			}
+			g.between(resource.ID{Kind: "claim", Name: key + " " + value}, others, byKey[key][value].acquired)
 		}
-		g.between(resource.ID{Kind: "claim", Name: cl.Key + " " + cl.Value}, first, acquired[cl])
 	}
 }
 
@@ -412,14 +430,13 @@ func claimsOf(r resource.Resource) []resource.Claim {
 	return nil
 }
 
-// sortedClaims returns the keys in order.
-func sortedClaims(m map[resource.Claim][]int) []resource.Claim {
-	keys := make([]resource.Claim, 0, len(m))
-	for c := range m {
-		keys = append(keys, c)
+// exclusive lists everything that r needs for itself: its claims, and the names of its devices.
+func exclusive(r resource.Resource) []resource.Claim {
+	claims := claimsOf(r)
+	if m, ok := r.(resource.Maker); ok {
+		for _, d := range m.Devices() {
+			claims = append(claims, resource.Claim{Key: "device " + d.NetNS + "/" + d.Name, Value: r.ID().String()})
+		}
 	}
-	slices.SortFunc(keys, func(a, b resource.Claim) int {
-		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
-	})
-	return keys
+	return claims
 }
