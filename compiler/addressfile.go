@@ -19,12 +19,12 @@ import (
 const AddressFile = "addresses.cue"
 
 const addressFileHead = `// Addresses of the pods that name none themselves, written by "plumb allocate". Git is the memory: a pod that stands
-// here keeps its address. Run it again when pods come or go; take a pod that is gone out of here too.
+// here keeps its address. Nothing here makes a pod. Run it again when pods come or go.
 `
 
 // Allocate renders AddressFile for the whole fleet: the addresses of every pod for which no other file names any. previous
-// is what the file holds now, or nil: its pods keep their addresses where those are still right. cfg may be evaluated with
-// that file or without it; only without it do pods drop out that no other file names.
+// is what the file holds now, or nil: its pods keep their addresses where those are still right. The file only constrains
+// pods that another file names ("web?:"), so one that is gone from there drops out.
 func Allocate(cfg *schema.Config, previous []byte) ([]byte, error) {
 	old, err := readAddressFile(previous)
 	if err != nil {
@@ -57,7 +57,7 @@ func Allocate(cfg *schema.Config, previous []byte) ([]byte, error) {
 			for _, a := range p.addrs {
 				list = append(list, strconv.Quote(a.String()))
 			}
-			fmt.Fprintf(&b, "%s: addresses: [%s]\n", field("", p.name), strings.Join(list, ", "))
+			fmt.Fprintf(&b, "%s?: addresses: [%s]\n", field("", p.name), strings.Join(list, ", "))
 		}
 		b.WriteString("}\n")
 	}

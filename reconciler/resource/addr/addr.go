@@ -26,6 +26,8 @@ type Addr struct {
 	Trouble string
 	// Protocol is who made a foreign address, as far as the kernel says; 0 where it doesn't.
 	Protocol int
+	// Stray says that somebody else put the address on our device, so that nobody who asked plumb relies on it.
+	Stray bool
 }
 
 // ID implements resource.Resource: "10.0.0.10/32 dev eth0".
@@ -49,6 +51,14 @@ func (a Addr) Requires() []features.Feature {
 
 // Origin implements resource.Resource.
 func (a Addr) Origin() string { return a.From }
+
+// Disruption implements resource.Disrupter: without its address a pod's connections end.
+func (a Addr) Disruption(action resource.Action, _ resource.Resource) resource.Disruption {
+	if action == resource.Delete && a.NetNS != "" && !a.Stray {
+		return resource.DisruptsPod
+	}
+	return resource.DisruptsNothing
+}
 
 func one(id resource.ID) []resource.ID {
 	if id == (resource.ID{}) {

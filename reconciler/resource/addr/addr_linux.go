@@ -56,6 +56,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Addr) (owned, for
 			case kernelMade(k, a) && !ids[a.ID()]:
 				// Comes and goes with the device.
 			case ourDevice && (devs.Own || !stored):
+				a.Stray = stored
 				owned = append(owned, a)
 			case !devs.Own && !a.Prefix.Addr().IsLoopback():
 				a.Protocol = k.Protocol

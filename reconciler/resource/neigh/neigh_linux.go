@@ -24,10 +24,10 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Neigh) (owned, fo
 	if err != nil {
 		return nil, nil, err
 	}
-	ids := make(map[resource.ID]bool, len(wanted))
+	ids := make(map[resource.ID]Neigh, len(wanted))
 	proxies := map[string]bool{} // namespaces where a proxy entry is wanted
 	for _, w := range wanted {
-		ids[w.ID()] = true
+		ids[w.ID()] = w
 		proxies[w.NetNS] = proxies[w.NetNS] || w.Proxy
 	}
 	for _, devs := range all {
@@ -46,11 +46,13 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Neigh) (owned, fo
 		}
 		for _, k := range entries {
 			n, ok := observed(name, devs, k)
+			w, named := ids[n.ID()]
 			switch {
 			case !ok:
-			case k.Protocol == resource.Protocol:
+			case k.Protocol == resource.Protocol, k.Protocol == 0 && named && w.MAC == n.MAC && devs.Ours(k.LinkIndex):
+				// Old kernels keep no protocol: there the very entry that we would write, on our own device, is ours.
 				owned = append(owned, n)
-			case ids[n.ID()]:
+			case named:
 				n.Protocol = k.Protocol
 				foreign = append(foreign, n)
 			}
