@@ -298,7 +298,7 @@ func nexthops(b []byte) (hops []*netlink.NexthopInfo) {
 		if size < unix.SizeofRtNexthop || size > len(b) {
 			break
 		}
-		hop := &netlink.NexthopInfo{LinkIndex: int(nh.Ifindex), Hops: int(nh.Hops), Flags: int(nh.RtNexthop.Flags)}
+		hop := &netlink.NexthopInfo{LinkIndex: int(nh.Ifindex), Hops: int(nh.Hops), Flags: int(nh.Flags)}
 		for a := range attrs(b[unix.SizeofRtNexthop:size]) {
 			if a.kind == unix.RTA_GATEWAY {
 				hop.Gw = slices.Clone(a.value)

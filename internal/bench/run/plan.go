@@ -162,14 +162,14 @@ func dumpOne(name string, buf []byte) error {
 				return err
 			}
 			for b := buf[:n]; len(b) >= unix.NLMSG_HDRLEN; {
-				switch l, t := nl.NativeEndian().Uint32(b), nl.NativeEndian().Uint16(b[4:]); {
-				case t == unix.NLMSG_DONE:
+				switch nl.NativeEndian().Uint16(b[4:]) {
+				case unix.NLMSG_DONE:
 					done = true
 					b = nil
-				case t == unix.NLMSG_ERROR:
+				case unix.NLMSG_ERROR:
 					return unix.Errno(-int32(nl.NativeEndian().Uint32(b[unix.NLMSG_HDRLEN:])))
 				default:
-					b = b[min(len(b), int(l+3)&^3):]
+					b = b[min(len(b), int(nl.NativeEndian().Uint32(b)+3)&^3):]
 				}
 			}
 		}

@@ -153,8 +153,12 @@ func alive(h *host.Host, f *os.File, name, path string) error {
 	if err != nil {
 		return err
 	}
-	if now, err := netns.Stat(path); err != nil || now != id {
-		return fmt.Errorf("create namespace %s: the mount doesn't show (%v)", path, err)
+	now, err := netns.Stat(path)
+	if err != nil {
+		return fmt.Errorf("create namespace: the mount doesn't show: %w", err)
+	}
+	if now != id {
+		return fmt.Errorf("create namespace %s: something else is mounted there", path)
 	}
 	if !netns.DeadOutside(path, id) {
 		return nil
