@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 )
 
@@ -97,11 +96,6 @@ func (s Source) Root(ctx context.Context, arch string) (*Root, error) {
 	root := NewRoot()
 	if err := root.Put(init, "init", nil); err != nil {
 		return nil, err
-	}
-	if arch != runtime.GOARCH {
-		if err := root.Put(init, "bin/cat", nil); err != nil {
-			return nil, err
-		}
 	}
 	err = root.Put(s.Dir, "src", func(rel string) bool {
 		return rel == ".git" || rel == "bin" || filepath.Join(s.Dir, rel) == s.Cache

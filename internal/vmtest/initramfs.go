@@ -93,6 +93,15 @@ func (r *Root) PutProgram(name string) error {
 	return nil
 }
 
+// PutTools adds the programs that came with a kernel of another architecture.
+func (r *Root) PutTools(dir string) error {
+	return r.Put(dir, "", func(rel string) bool {
+		// A link by an absolute path would lead to a program of this machine; documents and locales are of no use.
+		target, err := os.Readlink(filepath.Join(dir, rel))
+		return err == nil && filepath.IsAbs(target) || rel == "usr/share" || filepath.Base(rel) == "gconv"
+	})
+}
+
 // PutJob adds the job, the kernel's modules, and its build options where programs look for them.
 func (r *Root) PutJob(k *Kernel, job Job) error {
 	mods, err := k.load(modules)

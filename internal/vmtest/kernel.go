@@ -18,6 +18,7 @@ type Kernel struct {
 	Arch    string // as Go names it
 	Image   string
 	Config  string            // the options that it was built with
+	Tools   string            // folder of programs for the guest, where those of this machine are for another architecture; else ""
 	modules map[string]string // file by module name
 }
 
@@ -47,6 +48,9 @@ func OpenKernel(dir string) (*Kernel, error) {
 	}
 	k.Image = images[0]
 	k.Config = strings.Replace(k.Image, "vmlinuz-", "config-", 1)
+	if tools := filepath.Join(dir, "tools"); isDir(tools) {
+		k.Tools = tools
+	}
 	err = filepath.WalkDir(filepath.Join(dir, "lib", "modules"), func(path string, d fs.DirEntry, err error) error {
 		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && err == nil && d.Type().IsRegular() {
 			k.modules[moduleName(name)] = path
@@ -57,6 +61,11 @@ func OpenKernel(dir string) (*Kernel, error) {
 		return nil, fmt.Errorf("open kernel %s: %w", k.Name, err)
 	}
 	return k, nil
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }
 
 // module is a module as it goes into the initramfs.

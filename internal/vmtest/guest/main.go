@@ -21,10 +21,6 @@ import (
 )
 
 func main() {
-	if filepath.Base(os.Args[0]) == "cat" {
-		cat(os.Args[1:])
-		return
-	}
 	job, err := setUp()
 	if err != nil {
 		report(vmtest.Event{Broken: err.Error()})
@@ -42,19 +38,6 @@ func main() {
 	}
 	report(vmtest.Event{Done: true})
 	end()
-}
-
-// cat is the one program that the scripts of machines of another architecture call, where those of the host can't be
-// taken along.
-func cat(paths []string) {
-	for _, path := range paths {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "cat:", err)
-			os.Exit(1)
-		}
-		os.Stdout.Write(data)
-	}
 }
 
 func report(e vmtest.Event) {

@@ -158,7 +158,11 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, prepare func(*vmtest
 		}
 		job.Env = append(job.Env, "PLUMB_BIN=/bin/plumb")
 	}
-	if k.Arch == runtime.GOARCH {
+	if k.Arch != runtime.GOARCH {
+		if err := root.PutTools(k.Tools); err != nil {
+			return err
+		}
+	} else {
 		for _, p := range strings.Fields(o.programs) {
 			if err := root.PutProgram(p); err != nil {
 				return err
