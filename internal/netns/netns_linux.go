@@ -133,15 +133,33 @@ func thread(fn func() error) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		defer func() { panicked = recover() }()
-		err = fn()
+		onOwnThread(func() {
+			defer func() { panicked = recover() }()
+			err = fn()
+		})
 	}()
 	<-done
 	if panicked != nil {
 		panic(panicked)
 	}
 	return err
+}
+
+// onOwnThread runs fn on the calling goroutine's thread, which ends with the goroutine. The process's first thread can't
+// end: it would stay in a namespace for good, keep it alive, and show it as that of the process. So fn never runs there.
+func onOwnThread(fn func()) {
+	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onOwnThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // Bind names the namespace that f is: it mounts it over the file at path, which must exist.
