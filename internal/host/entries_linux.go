@@ -10,8 +10,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/internal/netns"
 	"plumb.internal/plumb/reconciler/resource"
@@ -87,7 +90,7 @@ func (h *Host) Waiting(pod string) bool {
 	path := h.adopted[pod]
 	h.mu.Unlock()
 	if path == "" {
-		a, err := h.Record(pod)
+		a, err := h.record(pod)
 		if err != nil || a == nil {
 			return false
 		}
@@ -100,7 +103,7 @@ func (h *Host) Waiting(pod string) bool {
 // path is where the namespace of a pod is. What is recorded goes before what is wanted: as long as an old namespace
 // hasn't been let go, it is the one that holds our objects.
 func (h *Host) path(pod string) (path string, adopted bool) {
-	if a, err := h.Record(pod); err == nil && a != nil {
+	if a, err := h.record(pod); err == nil && a != nil {
 		return a.Path, true
 	}
 	own := filepath.Join(h.NetNSDir, pod)
@@ -115,8 +118,8 @@ func (h *Host) path(pod string) (path string, adopted bool) {
 	return own, false
 }
 
-// Record reads the record of an adopted namespace; nil without one.
-func (h *Host) Record(pod string) (*Adopted, error) {
+// record reads the record of an adopted namespace; nil without one.
+func (h *Host) record(pod string) (*Adopted, error) {
 	b, err := os.ReadFile(h.AdoptedPath(pod))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -182,7 +185,7 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 				if !ok {
 					continue
 				}
-				a, err := h.Record(name)
+				a, err := h.record(name)
 				if err != nil {
 					return nil, err
 				}
@@ -199,24 +202,24 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 	h.mu.Unlock()
 
 	list := slices.SortedFunc(maps.Values(names), func(a, b *Entry) int { return cmp.Compare(a.Name, b.Name) })
-	// The root's tables are the largest: first.
-	err := parallel(ctx, len(list)+1, func(i int) error {
-		if i == 0 {
-			return h.root.Prefetch()
-		}
-		e := list[i-1]
-		if err := h.classify(e); err != nil {
-			return err
-		}
-		if e.NS == nil {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	group.Go(h.root.prefetch) // the root's tables are the largest: first
+	for _, e := range list {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := h.classify(e); err != nil || e.NS == nil {
+				return err
+			}
+			if err := e.NS.prefetch(); err != nil {
+				return fmt.Errorf("namespace %s: %w", e.Name, err)
+			}
 			return nil
-		}
-		if err := e.NS.Prefetch(); err != nil {
-			return fmt.Errorf("namespace %s: %w", e.Name, err)
-		}
-		return nil
-	})
-	if err != nil {
+		})
+	}
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	entries := make([]Entry, len(list))

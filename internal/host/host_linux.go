@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -197,12 +196,12 @@ func (h *Host) enter(name, path string) (*NS, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if again := h.ns[name]; again != nil && again != old && again.ID == id {
+	switch again := h.ns[name]; {
+	case again != nil && again.ID == id:
 		ns.close() // somebody was faster
 		return again, nil
-	}
-	if old != nil {
-		old.close()
+	case again != nil:
+		again.close()
 	}
 	h.ns[name] = ns
 	return ns, nil
@@ -232,34 +231,6 @@ func (h *Host) Namespaces(ctx context.Context) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// parallel runs f for every index below n, on a few goroutines, and returns the first error.
-func parallel(ctx context.Context, n int, f func(i int) error) error {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var first error
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				err := ctx.Err()
-				if err == nil {
-					err = f(i)
-				}
-				if err != nil {
-					mu.Lock()
-					first = cmp.Or(first, err)
-					mu.Unlock()
-					return
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	return first
 }
 
 // CreateFile makes an empty file, if it isn't there yet, and the folders above it.

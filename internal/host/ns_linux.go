@@ -146,8 +146,8 @@ func (ns *NS) Do(fn func() error) error {
 	return ns.h.threads.do(fd, fn)
 }
 
-// Prefetch reads every table, so that later calls find them.
-func (ns *NS) Prefetch() error {
+// prefetch reads every table, so that later calls find them.
+func (ns *NS) prefetch() error {
 	if _, err := ns.Links(); err != nil {
 		return err
 	}
