@@ -308,14 +308,19 @@ func (d *differ) podStays(r resource.Resource) bool {
 }
 
 // letGo breaks a circle: objects that can't be moved away before their old place goes, go along with it and are created
-// again. It reports whether there were any.
+// again, all that are on it: it can't wait. It reports whether there were any.
 func (d *differ) letGo(g *graph, circle []int) bool {
 	found := false
 	for i, s := range circle {
 		next := circle[(i+1)%len(circle)]
-		if slices.Contains(g.steps[next].moves, s) && !d.along[g.steps[s].id] {
-			d.along[g.steps[s].id] = true
-			found = true
+		if !slices.Contains(g.steps[next].moves, s) {
+			continue
+		}
+		for _, m := range g.steps[next].moves {
+			if id := g.steps[m].id; !d.along[id] {
+				d.along[id] = true
+				found = true
+			}
 		}
 	}
 	return found
