@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -122,7 +123,7 @@ func (t *text) change(pod string, c Change) {
 	if c.Disruption.Level() > 0 {
 		line += t.paint(yellow, "  ["+c.Disruption.Text()+"]")
 	}
-	if reason := c.shortReason(); reason != "" {
+	if reason := c.shortReason(pod); reason != "" {
 		line += t.paint(dim, "  # "+reason)
 	}
 	t.line(2, line)
@@ -131,15 +132,30 @@ func (t *text) change(pod string, c Change) {
 	}
 }
 
-// shortReason is the reason without the list of fields, which stand below.
-func (c Change) shortReason() string {
+// shortReason is the reason without what stands around it: the list of fields below, the pod above that asks for it.
+func (c Change) shortReason(pod string) string {
 	switch {
 	case c.Action == Update:
+		return ""
+	case c.Action == Create && pod != "" && c.askedBy(pod):
 		return ""
 	case c.Action == Replace && len(c.Fields) > 0 && strings.HasPrefix(c.Reason, cantChange):
 		return cantChange
 	}
 	return c.Reason
+}
+
+// askedBy reports whether it is the pod's own entry that asks for the object.
+func (c Change) askedBy(pod string) bool {
+	if c.After == nil {
+		return false
+	}
+	for _, entry := range []string{"pods." + pod, "pods." + strconv.Quote(pod)} {
+		if rest, ok := strings.CutPrefix(c.After.Origin(), entry); ok && (rest == "" || rest[0] == '.') {
+			return true
+		}
+	}
+	return false
 }
 
 // describe is the object as `ip` prints it, as it will be or, where it goes, as it was.
@@ -169,7 +185,7 @@ func (t *text) conflicts(cs []Conflict) {
 	t.line(0, t.paint(bold+";"+red, "conflicts: somebody else's objects are in the way, nothing is touched while they are there"))
 	for _, c := range cs {
 		t.line(2, t.paint(red, "!")+" "+c.ID.String())
-		t.line(4, "in the way: "+c.Foreign+" ("+cmp.Or(c.Owner, "not marked as plumb's")+")")
+		t.line(4, "in the way: "+c.Foreign+" ("+cmp.Or(c.Owner, Unmarked)+")")
 		if c.Fix != "" {
 			t.line(4, "fix: "+c.Fix)
 		}
