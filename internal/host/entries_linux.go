@@ -312,5 +312,5 @@ func (h *Host) owner(links []*Link, e *Entry) string {
 			return ""
 		}
 	}
-	return "not marked as plumb's"
+	return resource.Unmarked
 }

@@ -63,26 +63,22 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 }
 
 func (a Addr) conflict(id resource.ID, what string) resource.Conflict {
-	ip := "ip"
-	if a.NetNS != "" {
-		ip = "ip -n " + a.NetNS
-	}
 	return resource.Conflict{
 		ID:      id,
 		Foreign: fmt.Sprintf("address %s dev %s", a.Prefix, a.Dev),
 		Owner:   a.owner(),
-		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, ip, a.Prefix, a.Dev),
+		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, resource.IPCommand(a.NetNS, false), a.Prefix, a.Dev),
 	}
 }
 
 func (a Addr) owner() string {
 	switch a.Protocol {
 	case 0:
-		return "not marked as plumb's"
+		return resource.Unmarked
 	case 1, 2, 3:
 		return "protocol " + [...]string{"kernel_lo", "kernel_ra", "kernel_ll"}[a.Protocol-1]
 	case resource.Protocol:
-		return "protocol 112 (plumb, another node)"
+		return resource.ProtocolOwner(a.Protocol)
 	}
-	return fmt.Sprintf("protocol %d", a.Protocol)
+	return fmt.Sprintf("protocol %d", a.Protocol) // numbers of addresses have a table of their own
 }

@@ -189,7 +189,7 @@ func (o *observer) describe(pod string, l, end *host.Link) Link {
 		}
 	}
 	if !ours(o.h, l) && end == nil {
-		r.Owner = "not marked as plumb's"
+		r.Owner = resource.Unmarked
 		if node, other := o.h.OtherNode(l.Alias); other {
 			r.Owner = "plumb node " + node + "'s"
 		}

@@ -76,19 +76,15 @@ func (Ops) Conflicts(desired resource.State, foreign []Neigh) []resource.Conflic
 		if _, ok := desired[f.ID()]; !ok {
 			continue
 		}
-		owner := "not marked as plumb's"
+		owner := resource.Unmarked
 		if f.Protocol != 0 {
-			owner = fmt.Sprintf("protocol %d", f.Protocol)
-		}
-		ip := "ip"
-		if f.NetNS != "" {
-			ip = "ip -n " + f.NetNS
+			owner = resource.ProtocolOwner(f.Protocol)
 		}
 		conflicts = append(conflicts, resource.Conflict{
 			ID:      f.ID(),
 			Foreign: "neighbour " + f.text(),
 			Owner:   owner,
-			Fix:     fmt.Sprintf("take it away (%s neigh del %s)", ip, f.ID().Name),
+			Fix:     fmt.Sprintf("take it away (%s neigh del %s)", resource.IPCommand(f.NetNS, false), f.ID().Name),
 		})
 	}
 	return conflicts

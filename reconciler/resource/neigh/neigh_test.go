@@ -23,7 +23,7 @@ func TestConflicts(t *testing.T) {
 		t.Errorf("conflicts: %+v", got)
 	}
 	proxy.Protocol = 3
-	if got := (Ops{}).Conflicts(desired, []Neigh{proxy}); len(got) != 1 || got[0].Owner != "protocol 3" {
+	if got := (Ops{}).Conflicts(desired, []Neigh{proxy}); len(got) != 1 || got[0].Owner != "protocol boot" {
 		t.Errorf("conflicts of a proxy entry: %+v", got)
 	}
 	foreign.Dev = "eth1"

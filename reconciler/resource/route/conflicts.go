@@ -73,18 +73,12 @@ func (f Route) meets(r Route) string {
 }
 
 func (f Route) conflict(id resource.ID, what string) resource.Conflict {
-	ip := "ip"
-	if f.Dst.Addr().Is6() {
-		ip = "ip -6"
-	}
-	if f.NetNS != "" {
-		ip += " -n " + f.NetNS
-	}
+	ip := resource.IPCommand(f.NetNS, f.Dst.Addr().Is6())
 	fix := fmt.Sprintf("%s: take it away (%s route del %s), or change the pods' addresses", what, ip, f.key())
 	if f.Connected {
 		fix = what + ": choose another range (podCIDRs), or another network for the device"
 	}
-	return resource.Conflict{ID: id, Foreign: f.text(), Owner: owner(f.Protocol), Fix: fix}
+	return resource.Conflict{ID: id, Foreign: f.text(), Owner: resource.ProtocolOwner(f.Protocol), Fix: fix}
 }
 
 // key is what `ip route del` needs to find the route.
@@ -97,7 +91,7 @@ func (r Route) key() string {
 		s = r.Type + " " + s
 	}
 	if r.Table != MainTable {
-		s += " table " + tableName(r.Table)
+		s += " table " + resource.TableName(r.Table)
 	}
 	if r.Metric != 0 {
 		s += fmt.Sprintf(" metric %d", r.Metric)
@@ -127,10 +121,10 @@ func (r Route) text() string {
 		word("dev %s", r.Dev)
 	}
 	if r.Table != MainTable {
-		word("table %s", tableName(r.Table))
+		word("table %s", resource.TableName(r.Table))
 	}
 	if r.Protocol != 0 {
-		word("proto %s", protoName(r.Protocol))
+		word("proto %s", resource.ProtocolName(r.Protocol))
 	}
 	if r.Connected && r.Dst.Addr().Is4() {
 		word("scope link")
@@ -150,40 +144,8 @@ func (r Route) text() string {
 	return b.String()[1:]
 }
 
-func tableName(t int) string {
-	switch t {
-	case 253:
-		return "default"
-	case MainTable:
-		return "main"
-	case localTable:
-		return "local"
-	}
-	return fmt.Sprint(t)
-}
-
 // Numbers of rtnetlink.h that decide something here.
 const (
 	protoKernel = 2
 	protoRA     = 9
-	localTable  = 255
 )
-
-// protoName is the name of a routing protocol number as in iproute2's rt_protos.
-func protoName(p int) string {
-	if name, ok := map[int]string{
-		1: "redirect", protoKernel: "kernel", 3: "boot", 4: "static", 8: "gated", protoRA: "ra", 10: "mrt", 11: "zebra",
-		12: "bird", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel",
-		99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
-	}[p]; ok {
-		return name
-	}
-	return fmt.Sprint(p)
-}
-
-func owner(p int) string {
-	if p == resource.Protocol {
-		return "protocol 112 (plumb, another node)"
-	}
-	return "protocol " + protoName(p)
-}

@@ -45,26 +45,12 @@ func (Ops) Conflicts(desired resource.State, foreign []Rule) []resource.Conflict
 }
 
 func (r Rule) conflict(id resource.ID, p netip.Prefix) resource.Conflict {
-	ip := "ip"
-	if r.Src.Addr().Is6() {
-		ip = "ip -6"
-	}
-	if r.NetNS != "" {
-		ip += " -n " + r.NetNS
-	}
-	owner := fmt.Sprintf("protocol %d", r.Protocol)
-	switch name := map[int]string{0: "unspec", 2: "kernel", 3: "boot", 4: "static", 11: "zebra", 12: "bird", 16: "dhcp"}[r.Protocol]; {
-	case name != "":
-		owner = "protocol " + name
-	case r.Protocol == resource.Protocol:
-		owner = "protocol 112 (plumb, another node)"
-	}
 	return resource.Conflict{
 		ID:      id,
 		Foreign: "rule " + r.text(),
-		Owner:   owner,
+		Owner:   resource.ProtocolOwner(r.Protocol),
 		Fix: fmt.Sprintf("it decides about packets from %s before plumb's routes do: take it away (%s rule del priority %d), or give it other sources",
-			p, ip, r.Priority),
+			p, resource.IPCommand(r.NetNS, r.Src.Addr().Is6()), r.Priority),
 	}
 }
 
@@ -81,9 +67,5 @@ func (r Rule) text() string {
 	if r.Table == 0 {
 		return s
 	}
-	table := fmt.Sprint(r.Table)
-	if name := map[int]string{253: "default", 254: "main", 255: "local"}[r.Table]; name != "" {
-		table = name
-	}
-	return s + " lookup " + table
+	return s + " lookup " + resource.TableName(r.Table)
 }
