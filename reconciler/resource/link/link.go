@@ -63,13 +63,7 @@ func (l Link) ID() resource.ID { return For(l.NetNS, l.Name) }
 
 // After implements resource.Resource: the namespace, the parent and the bridge.
 func (l Link) After() []resource.ID {
-	var ids []resource.ID
-	if l.NetNS != "" {
-		ids = append(ids, resource.ID{Kind: "netns", Name: l.NetNS})
-	}
-	if l.Parent != "" {
-		ids = append(ids, For("", l.Parent))
-	}
+	ids := l.DiesWith()
 	if l.Peer != nil && l.Peer.Master != "" {
 		ids = append(ids, For("", l.Peer.Master))
 	}

@@ -23,12 +23,12 @@ const newborn = "plumb-new"
 func (Ops) Create(_ context.Context, h *host.Host, l Link) error {
 	root, pod, err := namespaces(h, l)
 	if err != nil {
-		return fmt.Errorf("create link %s: %w", l.ID(), err)
+		return fmt.Errorf("create %s: %w", l.ID(), err)
 	}
 	fd := -1
 	if l.NetNS != "" {
 		if fd, err = pod.FD(); err != nil {
-			return fmt.Errorf("create link %s: %w", l.ID(), err)
+			return fmt.Errorf("create %s: %w", l.ID(), err)
 		}
 		defer unix.Close(fd)
 	}
@@ -141,7 +141,7 @@ type change struct {
 
 // settle sets what can't be set in the creating call. The device is still down then, so that no automatic address appears.
 func settle(h *host.Host, ns *host.NS, l *host.Link, pod string, c change) error {
-	req, _ := setRequest(l)
+	req, _ := request(unix.RTM_SETLINK, l)
 	if c.name != "" && c.name != l.Name {
 		req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(c.name)))
 	}
@@ -158,18 +158,18 @@ func settle(h *host.Host, ns *host.NS, l *host.Link, pod string, c change) error
 		spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{addrGenNone})
 		req.AddData(spec)
 	}
-	h.Wrote("settle link %s/%s", ns.Name, l.Name)
+	h.Wrote("settle %s", For(ns.Name, l.Name))
 	if err := ns.Request(req); err != nil {
-		return fmt.Errorf("settle link %s: %w", For(ns.Name, l.Name), err)
+		return fmt.Errorf("settle %s: %w", For(ns.Name, l.Name), err)
 	}
 	return nil
 }
 
 // raise sets a device up.
 func raise(h *host.Host, ns *host.NS, l *host.Link) error {
-	req, msg := setRequest(l)
+	req, msg := request(unix.RTM_SETLINK, l)
 	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
-	h.Wrote("set link %s/%s up", ns.Name, l.Name)
+	h.Wrote("set %s up", For(ns.Name, l.Name))
 	if err := ns.Request(req); err != nil {
 		return fmt.Errorf("set %s up: %w", For(ns.Name, l.Name), err)
 	}
@@ -182,10 +182,7 @@ func adjust(h *host.Host, root *host.NS, made, end *host.Link) error {
 	if end != nil {
 		l = end // a netkit pair takes changes at its first end only
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(l.Index)
-	req.AddData(msg)
+	req, _ := request(unix.RTM_NEWLINK, l)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(l.Kind))
 	typeData(info, l.Kind, "")
@@ -197,8 +194,9 @@ func adjust(h *host.Host, root *host.NS, made, end *host.Link) error {
 	return nil
 }
 
-func setRequest(l *host.Link) (*nl.NetlinkRequest, *nl.IfInfomsg) {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+// request begins a request about a device that is there.
+func request(kind int, l *host.Link) (*nl.NetlinkRequest, *nl.IfInfomsg) {
+	req := nl.NewNetlinkRequest(kind, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(l.Index)
 	req.AddData(msg)
@@ -333,10 +331,7 @@ func remove(h *host.Host, netns, name string) (removed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(found.Index)
-	req.AddData(msg)
+	req, _ := request(unix.RTM_DELLINK, found)
 	h.Wrote("delete %s", For(netns, name))
 	if err := ns.Request(req); err != nil && !errors.Is(err, unix.ENODEV) {
 		return false, fmt.Errorf("delete %s: %w", For(netns, name), err)

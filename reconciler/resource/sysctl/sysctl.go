@@ -26,9 +26,7 @@ type Sysctl struct {
 	OnlyFrom string
 	// Follow is another setting that must be in place first; zero for none.
 	Follow resource.ID
-	// MaySever says that the change can cut the operator's own session (forwarding on a router learnt by RA).
-	MaySever bool
-	From     string
+	From   string
 
 	// severs is observed only: as things are, switching this setting on cuts what came by router advertisements.
 	severs bool
@@ -39,13 +37,7 @@ func (s Sysctl) ID() resource.ID { return resource.ID{Kind: Kind, NetNS: s.NetNS
 
 // After implements resource.Resource.
 func (s Sysctl) After() []resource.ID {
-	var ids []resource.ID
-	if s.NetNS != "" {
-		ids = append(ids, resource.ID{Kind: "netns", Name: s.NetNS})
-	}
-	if s.Link != (resource.ID{}) {
-		ids = append(ids, s.Link)
-	}
+	ids := s.DiesWith()
 	if s.Follow != (resource.ID{}) {
 		ids = append(ids, s.Follow)
 	}
@@ -70,10 +62,10 @@ func (s Sysctl) Requires() []features.Feature { return nil }
 // Origin implements resource.Resource.
 func (s Sysctl) Origin() string { return s.From }
 
-// Disruption implements resource.Disrupter.
+// Disruption implements resource.Disrupter: what is reached over a route learnt by router advertisement would be lost.
 func (s Sysctl) Disruption(_ resource.Action, from resource.Resource) resource.Disruption {
 	f, _ := from.(Sysctl)
-	if s.MaySever || (f.severs && on(s.Value)) {
+	if f.severs && on(s.Value) {
 		return resource.DisruptsSession
 	}
 	return resource.DisruptsNothing
@@ -118,40 +110,41 @@ type follower struct {
 }
 
 // followers names the settings that the kernel changes when it changes the forwarding of a whole family, and the values
-// that they get. devices are the entries of the family's conf folder, dots as they are in the file system.
+// that they get. devices are the entries of confDir, dots as they are in the file system.
 func followers(master, value string, devices []string) []follower {
-	forward := "0"
+	dir := confDir(master)
+	if dir == "" {
+		return nil
+	}
+	forward, redirects := "0", "1"
 	if on(value) {
-		forward = "1"
+		forward, redirects = "1", "0"
 	}
 	var along []follower
-	add := func(k, v string) { along = append(along, follower{Key: k, Ours: v}) }
-	var family string
-	switch master {
-	case "net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding":
-		family = "net/ipv4/conf/"
+	if dir == confDir4 {
 		// inet_forward_change of net/ipv4/devinet.c
-		add("net.ipv4.conf.all.accept_redirects", map[string]string{"0": "1", "1": "0"}[forward])
-	case "net.ipv6.conf.all.forwarding":
-		family = "net/ipv6/conf/"
-	default:
-		return nil
+		along = append(along, follower{Key: "net.ipv4.conf.all.accept_redirects", Ours: redirects})
 	}
 	for _, d := range devices {
 		if d != "all" {
-			add(key(family+d+"/forwarding"), forward)
+			along = append(along, follower{Key: key(dir + "/" + d + "/forwarding"), Ours: forward})
 		}
 	}
 	return along
 }
 
+const (
+	confDir4 = "net/ipv4/conf"
+	confDir6 = "net/ipv6/conf"
+)
+
 // confDir is the folder whose entries are the devices that followers asks for; "" where a key has no followers.
 func confDir(master string) string {
 	switch master {
 	case "net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding":
-		return "net/ipv4/conf"
+		return confDir4
 	case "net.ipv6.conf.all.forwarding":
-		return "net/ipv6/conf"
+		return confDir6
 	}
 	return ""
 }
