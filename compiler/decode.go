@@ -18,11 +18,16 @@ func structFields(t reflect.Type) map[string]int {
 	}
 	m := make(map[string]int, t.NumField())
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		m[name] = i
+		m[fieldName(t.Field(i))] = i
 	}
 	fieldsByName.Store(t, m)
 	return m
+}
+
+// fieldName is the name that a field of package schema has in CUE.
+func fieldName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
 }
 
 // decodeValue fills dst from a value that is valid against the schema. It walks the value once: Value.Decode and repeated
@@ -63,10 +68,7 @@ func decodeValue(dst reflect.Value, v cue.Value) error {
 		if err != nil {
 			return err
 		}
-		m := dst // entries that were hoisted are there already
-		if m.IsNil() {
-			m = reflect.MakeMap(dst.Type())
-		}
+		m := reflect.MakeMap(dst.Type())
 		for it.Next() {
 			e := reflect.New(dst.Type().Elem()).Elem()
 			if err := decodeValue(e, it.Value()); err != nil {

@@ -240,7 +240,7 @@ func (x *explainer) hintTag() {
 		if x.e.place(f.name) != file {
 			continue
 		}
-		lines := strings.Split(string(f.source), "\n")
+		lines := strings.Split(f.source, "\n")
 		if line >= 1 && line <= len(lines) {
 			if _, tag, ok := strings.Cut(lines[line-1], "@tag("); ok {
 				name, _, _ := strings.Cut(strings.FieldsFunc(tag, func(r rune) bool { return r == ',' || r == ')' })[0], " ")

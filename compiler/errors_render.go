@@ -189,8 +189,9 @@ func (e *evaluation) locate(path string) string {
 		return ""
 	}
 	for sel := p.Selectors(); len(sel) > 0; sel = sel[:len(sel)-1] {
-		if s := e.position(e.hoisted.pos(sel)); s != "" {
-			return s
+		if f, offset := e.hoisted.position(sel); f != nil {
+			before := f.source[:offset]
+			return fmt.Sprintf("%s:%d:%d", e.place(f.name), 1+strings.Count(before, "\n"), offset-strings.LastIndexByte(before, '\n'))
 		}
 		for _, v := range e.values {
 			if s := e.position(e.valuePos(v.LookupPath(cue.MakePath(sel...)))); s != "" {
@@ -199,51 +200,6 @@ func (e *evaluation) locate(path string) string {
 		}
 	}
 	return ""
-}
-
-// pos is the position of a field that was hoisted.
-func (h *hoisted) pos(path []cue.Selector) token.Pos {
-	if h == nil {
-		return token.NoPos
-	}
-	f, rest := h.entries[entryName{field: label(path[0])}], path[1:]
-	if f == nil && len(path) > 1 {
-		f, rest = h.entries[entryName{label(path[0]), label(path[1])}], path[2:]
-	}
-	if f == nil {
-		return token.NoPos
-	}
-	at, x := f.Label.Pos(), f.Value
-	for _, sel := range rest {
-		switch v := x.(type) {
-		case *ast.ListLit:
-			if sel.Type() != cue.IndexLabel || sel.Index() >= len(v.Elts) {
-				return token.NoPos
-			}
-			x = v.Elts[sel.Index()]
-			at = x.Pos()
-		case *ast.StructLit:
-			i := slices.IndexFunc(v.Elts, func(d ast.Decl) bool {
-				_, name, ok := plainField(d)
-				return ok && name == label(sel)
-			})
-			if i < 0 {
-				return token.NoPos
-			}
-			x = v.Elts[i].(*ast.Field).Value
-			at = x.Pos()
-		default:
-			return token.NoPos
-		}
-	}
-	return at
-}
-
-func label(s cue.Selector) string {
-	if s.Type() != cue.StringLabel {
-		return ""
-	}
-	return s.Unquoted()
 }
 
 // valuePos is the position of a value in the user's files: its own, or that of the first of the values that it is made of.

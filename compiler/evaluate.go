@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"runtime/debug"
 	"time"
 )
@@ -71,7 +70,7 @@ func serveEvaluation(in io.Reader, out io.Writer) error {
 		}
 		return writeFrame(out, frameReading, []byte(cpu.String()))
 	}}
-	config, mistakes := e.run()
+	wire, mistakes := e.run()
 	if len(mistakes) > 0 {
 		b, err := json.Marshal(mistakes)
 		if err != nil {
@@ -79,10 +78,9 @@ func serveEvaluation(in io.Reader, out io.Writer) error {
 		}
 		return writeFrame(out, frameErrors, b)
 	}
-	if err := writeFrame(out, frameConfig, appendWire(nil, reflect.ValueOf(config))); err != nil {
+	if err := writeFrame(out, frameConfig, wire); err != nil {
 		return err
 	}
-	config = nil
 	for {
 		kind, b, err := readFrame(r)
 		if err != nil || kind != frameLocate {

@@ -6,7 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -27,13 +27,13 @@ type reader struct {
 }
 
 // read reads a regular file within the limits; a symbolic link to one is one.
-func (r *reader) read(name string) ([]byte, error) {
-	fail := func(err error) ([]byte, error) {
+func (r *reader) read(name string) (string, error) {
+	fail := func(err error) (string, error) {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+		return "", &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	// Without O_NONBLOCK, opening a FIFO waits for a writer.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -54,33 +54,23 @@ func (r *reader) read(name string) ([]byte, error) {
 	if fi.Size() > maxFileBytes {
 		return fail(errTooLarge)
 	}
-	// The size of a file in /proc is 0 whatever it holds.
-	b := make([]byte, 0, fi.Size()+1)
-	for len(b) <= maxFileBytes {
-		if len(b) == cap(b) {
-			b = slices.Grow(b, 4096)
-		}
-		n, err := f.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fail(err)
-		}
+	var b strings.Builder
+	b.Grow(int(fi.Size())) // which is 0 for a file in /proc whatever it holds
+	if _, err := io.Copy(&b, io.LimitReader(f, maxFileBytes+1)); err != nil {
+		return fail(err)
 	}
-	if len(b) > maxFileBytes {
+	if b.Len() > maxFileBytes {
 		return fail(errTooLarge)
 	}
 	r.files++
-	r.bytes += int64(len(b))
+	r.bytes += int64(b.Len())
 	if r.files > maxFiles {
 		return fail(fmt.Errorf("the repository has more than the %d files that plumb reads", maxFiles))
 	}
 	if r.bytes > maxTotalBytes {
 		return fail(fmt.Errorf("the repository has more than the %d bytes that plumb reads", maxTotalBytes))
 	}
-	return b, nil
+	return b.String(), nil
 }
 
 func notRegular(m fs.FileMode) error {

@@ -23,14 +23,14 @@ func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
 	modName := filepath.Join(e.root, "cue.mod/module.cue")
 	modText, err := e.reader.read(modName)
 	if errors.Is(err, fs.ErrNotExist) {
-		modText, err = []byte(schema.ModuleFile), nil
+		modText, err = schema.ModuleFile, nil
 	}
 	if err != nil {
 		return nil, []Mistake{{Pos: e.place(modName), Message: reason(err).Error()}}
 	}
-	overlay[modName] = load.FromBytes(modText)
+	overlay[modName] = load.FromString(modText)
 	modPath := ""
-	if mod, err := modfile.ParseNonStrict(modText, modName); err == nil { // CUE's loader says what is wrong with it
+	if mod, err := modfile.ParseNonStrict([]byte(modText), modName); err == nil { // CUE's loader says what is wrong with it
 		modPath = mod.ModulePath()
 	}
 
@@ -61,7 +61,7 @@ func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
 				mistakes = append(mistakes, e.syntaxMistakes(&sourceFile{name: name, err: err})...)
 				continue
 			}
-			overlay[name] = load.FromBytes(text)
+			overlay[name] = load.FromString(text)
 			visit(f)
 		}
 	}
@@ -96,6 +96,10 @@ func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
 		overlay[name] = load.FromString("package " + packageName + "\n")
 	}
 	for _, f := range e.files {
+		if f.syntax == nil { // all of it was taken out
+			overlay[f.name] = load.FromString("package " + packageName + "\n")
+			continue
+		}
 		overlay[f.name] = load.FromFile(f.syntax)
 		visit(f.syntax)
 	}

@@ -48,21 +48,34 @@ type evaluation struct {
 
 // sourceFile is one of the package's own files.
 type sourceFile struct {
-	name   string // absolute
-	source []byte
-	syntax *ast.File
-	err    error
+	name    string // absolute
+	source  string
+	syntax  *ast.File // nil if plainEntries read the file
+	err     error
+	entries []entry
+	off     []string // fields of which no entry may be taken out
+	opaque  bool     // nothing of the package may be taken out
 }
 
-// run evaluates the package and returns its configuration or the mistakes in it.
-func (e *evaluation) run() (*schema.Config, []Mistake) {
-	if m := e.find(); len(m) > 0 {
-		return nil, m
+// run evaluates the package and returns the wire form of its configuration or the mistakes in it.
+func (e *evaluation) run() ([]byte, []Mistake) {
+	for _, step := range []func() []Mistake{e.find, e.read, e.hoist} {
+		if m := step(); len(m) > 0 {
+			return nil, m
+		}
 	}
-	if m := e.parse(); len(m) > 0 {
-		return nil, m
+	config := new(schema.Config)
+	if e.hoisted.rest || len(e.Tags) > 0 {
+		v, m := e.build()
+		if len(m) > 0 {
+			return nil, m
+		}
+		e.values = []cue.Value{v}
+		if err := decodeValue(reflect.ValueOf(config).Elem(), v); err != nil {
+			return nil, []Mistake{{Message: err.Error()}}
+		}
 	}
-	return e.config()
+	return e.hoisted.wire(config), nil
 }
 
 // find reads the package's files: those of the folder, and, as in CUE, those of the same package in the folders above it up to
@@ -106,7 +119,7 @@ func (e *evaluation) find() []Mistake {
 				}
 				continue
 			}
-			if string(f.source) == schema.Injected {
+			if f.source == schema.Injected {
 				e.vendored = append(e.vendored, f.name)
 				continue
 			}
@@ -143,11 +156,12 @@ func reason(err error) error {
 	return err
 }
 
-// parse parses the files, several at a time, and checks that they are of our package.
-func (e *evaluation) parse() []Mistake {
+// read reads the files' syntax, several at a time, and checks that they are of our package.
+func (e *evaluation) read() []Mistake {
 	each(len(e.files), func(i int) {
-		f := e.files[i]
-		f.syntax, f.err = parser.ParseFile(f.name, f.source)
+		if f := e.files[i]; e.noHoist || !plainEntries(f) {
+			f.syntax, f.err = parser.ParseFile(f.name, f.source)
+		}
 	})
 	var mistakes []Mistake
 	own, ours := 0, e.files[:0]
@@ -158,7 +172,11 @@ func (e *evaluation) parse() []Mistake {
 			own++
 			continue
 		}
-		switch name := f.syntax.PackageName(); {
+		name := packageName
+		if f.syntax != nil {
+			name = f.syntax.PackageName()
+		}
+		switch {
 		case name == packageName:
 			ours = append(ours, f)
 			if inDir {
@@ -204,29 +222,6 @@ func each(n int, f func(i int)) {
 		})
 	}
 	wg.Wait()
-}
-
-// config evaluates the package: what is literal here, the rest in CUE with the schema in it.
-func (e *evaluation) config() (*schema.Config, []Mistake) {
-	if !e.noHoist {
-		e.hoisted = e.hoist()
-		if !e.hoisted.rest && len(e.Tags) == 0 {
-			return &e.hoisted.config, nil
-		}
-	}
-	v, mistakes := e.build()
-	if len(mistakes) > 0 {
-		return nil, mistakes
-	}
-	e.values = []cue.Value{v}
-	config := new(schema.Config)
-	if e.hoisted != nil {
-		config = &e.hoisted.config
-	}
-	if err := decodeValue(reflect.ValueOf(config).Elem(), v); err != nil {
-		return nil, []Mistake{{Message: err.Error()}}
-	}
-	return config, nil
 }
 
 // build loads and evaluates what the files' syntax holds now, with the schema.

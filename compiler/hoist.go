@@ -1,172 +1,211 @@
 package compiler
 
 import (
-	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 
 	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/literal"
+	"cuelang.org/go/cue/parser"
+	"cuelang.org/go/cue/token"
 
 	"plumb.internal/plumb/schema"
 )
 
 // Evaluating is most of the time of a compile, and most of a large repository is literal: entries of pods and services that
-// nothing refers to. Such an entry means the same alone as in the package, so it is taken out of the syntax, checked and decoded
+// nothing refers to. Such an entry means the same alone as in the package, so it is taken out of its file, checked and encoded
 // here, and only the rest goes through CUE. Whatever might make that unsound leaves the entry where it is.
 
-// hoisted is what was taken out of the files' syntax.
+// hoisted is what was taken out of the files.
 type hoisted struct {
-	config  schema.Config
-	entries map[entryName]*ast.Field
+	entries map[entryName]*entry
 	rest    bool // something is left for CUE
 }
 
-// entryName is a top-level field, or one entry of it.
-type entryName struct{ field, entry string }
+// entryName is a top-level field, or one entry of it where the field maps names.
+type entryName struct{ field, key string }
 
-// candidate is one declaration that may be taken out.
-type candidate struct {
-	name  entryName
-	field *ast.Field
-	value reflect.Value // decoded; invalid where only CUE can tell
+// entry is one declaration that may be taken out of its file.
+type entry struct {
+	entryName
+	file     *sourceFile
+	from, to int    // where its label begins and its value ends, in the file's text
+	wire     string // the wire form of its value; empty for a field that is as if it were left out
+	literal  bool   // else only CUE can tell what it is
+	twice    bool   // there is another of the same name
 }
 
-// hoist takes literals out of the files' syntax.
-func (e *evaluation) hoist() *hoisted {
-	h := &hoisted{entries: map[entryName]*ast.Field{}}
-	perFile := make([][]candidate, len(e.files))
-	off := map[string]bool{} // fields that must stay whole
-	for i, f := range e.files {
-		if !candidates(f.syntax, &perFile[i], off) {
-			h.rest = true
-			return h
-		}
+// hoist takes literals out of the files. Files that hold nothing else have no syntax tree, and get one only if something in
+// them must stay.
+func (e *evaluation) hoist() []Mistake {
+	e.hoisted = &hoisted{rest: true}
+	if e.noHoist {
+		return nil
 	}
+	h := &hoisted{entries: map[entryName]*entry{}}
 	each(len(e.files), func(i int) {
-		for j := range perFile[i] {
-			perFile[i][j].check()
+		if f := e.files[i]; f.syntax != nil {
+			f.findEntries()
 		}
 	})
-	count := map[entryName]int{}
-	for _, cs := range perFile {
-		for _, c := range cs {
-			count[c.name]++
+	off := map[string]bool{} // fields that must stay whole
+	for _, f := range e.files {
+		if f.opaque {
+			return e.parse(func(f *sourceFile) bool { return f.syntax == nil })
+		}
+		for _, name := range f.off {
+			off[name] = true
 		}
 	}
-	take := func(c *candidate) bool {
-		return c.value.IsValid() && count[c.name] == 1 && !off[c.name.field]
+	for _, f := range e.files {
+		for i := range f.entries {
+			c := &f.entries[i]
+			if other := h.entries[c.entryName]; other != nil {
+				other.twice, c.twice = true, true
+			}
+			h.entries[c.entryName] = c
+		}
 	}
 	// What stays may refer to what would go. The answer can't get larger by leaving more, so one pass is enough: an entry that
 	// stays only because its field is off is literal and refers to nothing.
+	stays := func(c entry) bool { return !c.literal || c.twice || off[c.field] }
 	referred := map[string]bool{}
-	for i, f := range e.files {
-		taken := map[*ast.Field]bool{}
-		for j := range perFile[i] {
-			if c := &perFile[i][j]; take(c) {
-				taken[c.field] = true
-			}
-		}
-		references(f.syntax, taken, referred)
-	}
-	for _, cs := range perFile {
-		for _, c := range cs {
-			// By the field's name from anywhere, or by the entry's from beside it.
-			if referred[c.name.field] || referred[c.name.entry] {
-				off[c.name.field] = true
-			}
+	for _, f := range e.files {
+		if f.syntax != nil {
+			references(f.syntax, f.taken(stays), referred)
 		}
 	}
-	config := reflect.ValueOf(&h.config).Elem()
-	index := structFields(config.Type())
-	for i, f := range e.files {
-		taken := map[*ast.Field]bool{}
-		for j := range perFile[i] {
-			c := &perFile[i][j]
-			if !take(c) {
-				continue
-			}
-			taken[c.field] = true
-			h.entries[c.name] = c.field
-			dst := config.Field(index[c.name.field])
-			if c.name.entry == "" {
-				dst.Set(c.value)
-				continue
-			}
-			if dst.IsNil() {
-				dst.Set(reflect.MakeMapWithSize(dst.Type(), len(perFile[i])))
-			}
-			dst.SetMapIndex(reflect.ValueOf(c.name.entry), c.value)
+	for name := range h.entries {
+		// By the field's name from anywhere, or by the entry's from beside it.
+		if referred[name.field] || referred[name.key] {
+			off[name.field] = true
 		}
-		if h.remove(f.syntax, taken) {
+	}
+	if m := e.parse(func(f *sourceFile) bool { return f.syntax == nil && slices.ContainsFunc(f.entries, stays) }); len(m) > 0 {
+		return m
+	}
+	for _, f := range e.files {
+		if f.syntax != nil && f.remove(f.taken(stays)) {
 			h.rest = true
 		}
 	}
-	return h
+	for name, c := range h.entries {
+		if stays(*c) {
+			delete(h.entries, name)
+		}
+	}
+	e.hoisted = h
+	return nil
 }
 
-// candidates lists the entries of one file, and notes the fields whose entries can't be judged one by one. It is false where
-// no entry of any file can.
-func candidates(f *ast.File, out *[]candidate, off map[string]bool) bool {
+// parse makes the syntax trees that were not needed until now.
+func (e *evaluation) parse(needed func(f *sourceFile) bool) (mistakes []Mistake) {
+	each(len(e.files), func(i int) {
+		if f := e.files[i]; needed(f) {
+			f.syntax, f.err = parser.ParseFile(f.name, f.source)
+		}
+	})
+	for _, f := range e.files {
+		if f.err != nil {
+			mistakes = append(mistakes, e.syntaxMistakes(f)...)
+		}
+	}
+	return mistakes
+}
+
+// findEntries lists the entries of a file that has a syntax tree, the fields whose entries can't be judged one by one, and
+// whether that holds for every field of the package.
+func (f *sourceFile) findEntries() {
 	top := configRule()
-	for _, d := range f.Decls {
+	for _, d := range f.syntax.Decls {
 		switch d := d.(type) {
 		case *ast.Package, *ast.ImportDecl, *ast.LetClause, *ast.CommentGroup:
 			continue
 		case *ast.EmbedDecl:
-			if appliesSchema(f, d) {
-				continue
-			}
-			return false
+			f.opaque = f.opaque || !appliesSchema(f.syntax, d)
 		case *ast.Field:
 			fd, name, ok := plainField(d)
 			if !ok {
 				if n, _, err := ast.LabelName(d.Label); err == nil {
-					off[n] = true // an alias, an attribute, a hidden field, a definition
-					continue
+					f.off = append(f.off, n) // an alias, an attribute, a hidden field, a definition
+				} else {
+					f.opaque = true // a pattern or a computed name may be any field
 				}
-				return false // a pattern or a computed name may be any field
+				continue
 			}
 			fr, known := top.fields[name]
 			if !known {
 				continue
 			}
 			if fr.kind != mapKind {
-				*out = append(*out, candidate{name: entryName{field: name}, field: fd})
+				f.addEntry(entryName{field: name}, fd)
 				continue
 			}
 			st, ok := fd.Value.(*ast.StructLit)
 			if !ok {
-				off[name] = true
+				f.off = append(f.off, name)
 				continue
 			}
 			for _, d := range st.Elts {
-				if entry, key, ok := plainField(d); ok && key != "" {
-					*out = append(*out, candidate{name: entryName{name, key}, field: entry})
+				if fd, key, ok := plainField(d); ok && key != "" {
+					f.addEntry(entryName{name, key}, fd)
 				} else {
-					off[name] = true
+					f.off = append(f.off, name)
 				}
 			}
 		default:
-			return false
+			f.opaque = true
 		}
 	}
-	return true
 }
 
-// check decodes the candidate if the schema's rules allow what it holds.
-func (c *candidate) check() {
-	top := configRule()
-	r := top.fields[c.name.field].rule
-	t := reflect.TypeFor[schema.Config]().Field(structFields(reflect.TypeFor[schema.Config]())[c.name.field]).Type
-	if c.name.entry != "" {
-		if !r.key.allowsString(c.name.entry) {
-			return
+func (f *sourceFile) addEntry(name entryName, fd *ast.Field) {
+	c := entry{entryName: name, file: f, from: fd.Label.Pos().Offset()}
+	r := literalReader{text: f.source, at: c.from}
+	if _, ok := r.label(); ok && r.entry(&c) {
+		c.literal = c.to == fd.End().Offset()
+	}
+	f.entries = append(f.entries, c)
+}
+
+// taken is where the labels begin of the entries that don't stay.
+func (f *sourceFile) taken(stays func(entry) bool) map[int]bool {
+	m := map[int]bool{}
+	for _, c := range f.entries {
+		if !stays(c) {
+			m[c.from] = true
 		}
-		r, t = r.value, t.Elem()
 	}
-	v := reflect.New(t).Elem()
-	if r.literalValue(v, c.field.Value) {
-		c.value = v
+	return m
+}
+
+// plainField tells whether d is a field with a fixed name and nothing else about it.
+func plainField(d ast.Decl) (*ast.Field, string, bool) {
+	f, ok := d.(*ast.Field)
+	if !ok || f.Constraint != token.ILLEGAL || f.Alias != nil || len(f.Attrs) > 0 {
+		return nil, "", false
 	}
+	switch l := f.Label.(type) {
+	case *ast.Ident:
+		return f, l.Name, l.Name != "" && l.Name[0] != '_' && l.Name[0] != '#' && !strings.ContainsAny(l.Name, "`$")
+	case *ast.BasicLit:
+		s, ok := literalString(l)
+		return f, s, ok
+	}
+	return nil, "", false
+}
+
+func literalString(x ast.Expr) (string, bool) {
+	lit, ok := x.(*ast.BasicLit)
+	if !ok || lit.Kind != token.STRING || len(lit.Value) < 2 || lit.Value[0] != '"' || strings.HasPrefix(lit.Value, `"""`) {
+		return "", false
+	}
+	if s := lit.Value[1 : len(lit.Value)-1]; strings.IndexByte(s, '\\') < 0 {
+		return s, true
+	}
+	s, err := literal.Unquote(lit.Value)
+	return s, err == nil
 }
 
 // appliesSchema tells whether d is schema.#Config, which plumb applies anyway.
@@ -197,11 +236,11 @@ func importsOnlySchema(f *ast.File, must bool) bool {
 }
 
 // references notes the names that the syntax refers to, but for what is taken.
-func references(n ast.Node, taken map[*ast.Field]bool, names map[string]bool) {
+func references(n ast.Node, taken map[int]bool, names map[string]bool) {
 	ast.Walk(n, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.Field:
-			if taken[n] {
+			if isTaken(n, taken) {
 				return false
 			}
 			if _, plain := n.Label.(*ast.Ident); plain {
@@ -215,43 +254,40 @@ func references(n ast.Node, taken map[*ast.Field]bool, names map[string]bool) {
 	}, nil)
 }
 
+func isTaken(d ast.Decl, taken map[int]bool) bool {
+	f, ok := d.(*ast.Field)
+	return ok && taken[f.Label.Pos().Offset()]
+}
+
 // remove takes fields out of the syntax and tells whether anything of meaning is left. Nodes are changed in place, since the
 // parser has bound references to them.
-func (h *hoisted) remove(f *ast.File, taken map[*ast.Field]bool) (rest bool) {
-	decls := f.Decls
-	f.Decls = nil
+func (f *sourceFile) remove(taken map[int]bool) (rest bool) {
+	decls := f.syntax.Decls
+	f.syntax.Decls = nil
 	for _, d := range decls {
 		switch d := d.(type) {
 		case *ast.Field:
-			if taken[d] {
+			if isTaken(d, taken) {
 				continue
 			}
-			if st, ok := d.Value.(*ast.StructLit); ok && len(taken) > 0 {
-				elts := st.Elts
-				var left []ast.Decl
-				for _, x := range elts {
-					if x, ok := x.(*ast.Field); !ok || !taken[x] {
-						left = append(left, x)
-					}
-				}
-				if len(left) < len(elts) {
-					if st.Elts = left; len(left) == 0 {
-						continue
-					}
+			if st, ok := d.Value.(*ast.StructLit); ok && len(st.Elts) > 0 {
+				st.Elts = slices.DeleteFunc(st.Elts, func(d ast.Decl) bool { return isTaken(d, taken) })
+				if len(st.Elts) == 0 {
+					continue
 				}
 			}
 			rest = true
 		case *ast.Package, *ast.CommentGroup:
 		case *ast.ImportDecl:
-			rest = rest || !importsOnlySchema(f, true)
+			rest = rest || !importsOnlySchema(f.syntax, true)
 		case *ast.EmbedDecl: // applies the schema
 		default:
 			rest = true
 		}
-		f.Decls = append(f.Decls, d)
+		f.syntax.Decls = append(f.syntax.Decls, d)
 	}
 	// Without the embedding, an import of the schema is used by something else, or is a mistake.
-	return rest || importsWithoutUse(f)
+	return rest || importsWithoutUse(f.syntax)
 }
 
 func importsWithoutUse(f *ast.File) bool {

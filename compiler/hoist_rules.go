@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -280,4 +281,39 @@ func (r *ruleReader) structure(x *ast.StructLit) (*rule, error) {
 		}
 	}
 	return out, nil
+}
+
+func (r *rule) inRange(n float64) bool {
+	return n <= r.max && (n > r.min || n == r.min && !r.above)
+}
+
+func (r *rule) allowsInt(n int) bool {
+	return r.inRange(float64(n)) && (r.words == nil || slices.Contains(r.words, strconv.Itoa(n)))
+}
+
+func (r *rule) allowsString(s string) bool {
+	if r.words != nil && !slices.Contains(r.words, s) {
+		return false
+	}
+	for _, re := range r.matches {
+		if !re.MatchString(s) {
+			return false
+		}
+	}
+	for _, re := range r.excludes {
+		if re.MatchString(s) {
+			return false
+		}
+	}
+	if r.ip {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return false
+		}
+	}
+	if r.cidr {
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return false
+		}
+	}
+	return true
 }

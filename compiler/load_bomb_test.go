@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,7 +12,8 @@ import (
 )
 
 // TestBombs loads repositories that are made to use all time, memory or stack. Each must end in a clear error within ten seconds
-// and 400 MB, and leave this process and the next evaluation as they were.
+// and 400 MB, and leave this process and the next evaluation as they were. It has no parallel tests beside it, so that what ended
+// children used is the bomb's.
 func TestBombs(t *testing.T) {
 	cases := []struct{ name, text, want string }{
 		{"disjunctions", "_x: " + strings.Repeat("({a: 1} | {b: 2} | {c: 3}) & ", 24) + "{...}\npods: web: mtu: _x.d\n", ""},
@@ -72,8 +74,10 @@ func endsClearly(t *testing.T, dir, want string) {
 	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &before); err != nil {
 		t.Fatal(err)
 	}
+	load := machineLoad(t)
 	s, err := Load(t.Context(), dir, nil)
 	took := time.Since(start)
+	load = max(load, machineLoad(t))
 	if err == nil {
 		s.Close()
 		t.Fatal("no error")
@@ -82,9 +86,13 @@ func endsClearly(t *testing.T, dir, want string) {
 		t.Fatal(err)
 	}
 	self := peakKB(t)
-	t.Logf("%v, %d MB in the largest child so far, %d MB here: %.200s", took.Round(time.Millisecond), after.Maxrss>>10, self>>10, err)
-	if took > 10*time.Second {
-		t.Errorf("took %v", took)
+	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	t.Logf("%v, %v of processor time, %d MB in the largest child so far, %d MB here: %.200s",
+		took.Round(time.Millisecond), cpu.Round(time.Millisecond), after.Maxrss>>10, self>>10, err)
+	// Ten seconds are what a bomb may take of a processor, however many others want it. On a quiet machine they are what it takes by
+	// the clock too: Load gives up after nine. On a busy one, starting the child and ending it wait for a processor in proportion.
+	if limit := time.Duration(load * float64(10*time.Second)); cpu > 10*time.Second || took > limit {
+		t.Errorf("took %v of processor time, and %v by the clock of at most %v", cpu, took, limit)
 	}
 	if (after.Maxrss+int64(self))>>10 > 400 {
 		t.Errorf("child and parent used %d MB", (after.Maxrss+int64(self))>>10)
@@ -92,7 +100,7 @@ func endsClearly(t *testing.T, dir, want string) {
 	if !strings.Contains(err.Error(), want) {
 		t.Errorf("got %q, want it to hold %q", err, want)
 	}
-	if strings.Contains(err.Error(), "goroutine") || strings.Contains(err.Error(), "broke down") {
+	if strings.Contains(err.Error(), "goroutine") || strings.Contains(err.Error(), "broke down") || strings.Contains(err.Error(), "evaluator ended") {
 		t.Errorf("the error isn't clear: %.300s", err)
 	}
 	// The next evaluation works.
@@ -101,6 +109,20 @@ func endsClearly(t *testing.T, dir, want string) {
 		t.Fatal(err)
 	}
 	s.Close()
+}
+
+// machineLoad is how many threads want each processor, at least one: the larger of now and the last minute.
+func machineLoad(t *testing.T) float64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var minute, five, fifteen, now float64
+	if _, err := fmt.Sscanf(string(b), "%f %f %f %f/", &minute, &five, &fifteen, &now); err != nil {
+		t.Fatal(err)
+	}
+	return max(1, max(minute, now)/float64(runtime.NumCPU()))
 }
 
 // peakKB is the most memory that this process had.

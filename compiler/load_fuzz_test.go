@@ -1,33 +1,38 @@
 package compiler
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"cuelang.org/go/cue"
 	"github.com/google/go-cmp/cmp"
 
 	"plumb.internal/plumb/schema"
 )
 
 // evaluateHere evaluates a repository in this process, hoisting or not.
-func evaluateHere(dir string, noHoist bool) (*schema.Config, []Mistake, bool) {
+func evaluateHere(dir string, noHoist bool) (*evaluation, []byte, []Mistake) {
 	e := &evaluation{request: request{Dir: dir, Cwd: dir}, noHoist: noHoist, terse: true, reading: func(time.Duration) error { return nil }}
-	c, ms := e.run()
-	return c, ms, e.hoisted != nil && len(e.hoisted.entries) > 0
+	wire, mistakes := e.run()
+	return e, wire, mistakes
 }
 
 // agree fails unless the two ways to evaluate a repository agree, and tells whether it is valid and whether anything was hoisted.
 func agree(t *testing.T, dir, text string) (valid, hoisted bool) {
 	t.Helper()
-	fast, fastMistakes, hoisted := evaluateHere(dir, false)
-	slow, slowMistakes, _ := evaluateHere(dir, true)
+	fast, fastWire, fastMistakes := evaluateHere(dir, false)
+	slow, slowWire, slowMistakes := evaluateHere(dir, true)
+	hoisted = fast.hoisted != nil && len(fast.hoisted.entries) > 0
 	if (len(fastMistakes) > 0) != (len(slowMistakes) > 0) {
 		t.Errorf("hoisted: %v\nwhole: %v\n%s", fastMistakes, slowMistakes, text)
 		return false, hoisted
@@ -35,12 +40,18 @@ func agree(t *testing.T, dir, text string) (valid, hoisted bool) {
 	if len(fastMistakes) > 0 {
 		return false, hoisted
 	}
-	if diff := cmp.Diff(slow, fast); diff != "" {
-		t.Errorf("whole and hoisted differ: %s\n%s", diff, text)
+	if !bytes.Equal(slowWire, fastWire) {
+		var a, b schema.Config
+		t.Errorf("whole and hoisted differ (%v, %v): %s\n%s", readWire(slowWire, &a), readWire(fastWire, &b), cmp.Diff(a, b), text)
 	}
-	if a, b := appendWire(nil, reflect.ValueOf(slow)), appendWire(nil, reflect.ValueOf(fast)); string(a) != string(b) {
-		t.Errorf("wire forms differ\n%s", text)
-	}
+	// Positions of scalars agree; that of a hoisted struct is its label's, which tells more.
+	slow.values[0].Walk(nil, func(v cue.Value) {
+		if path := v.Path().String(); v.IncompleteKind()&(cue.StructKind|cue.ListKind) == 0 {
+			if a, b := slow.locate(path), fast.locate(path); a != b || a == "" {
+				t.Errorf("%s is at %q, hoisted at %q\n%s", path, a, b, text)
+			}
+		}
+	})
 	return true, hoisted
 }
 
@@ -116,11 +127,11 @@ func (g *generator) rarely(n int) bool { return g.wild && g.IntN(n) == 0 }
 
 func (g *generator) file() string {
 	var b strings.Builder
-	b.WriteString("package plumb\n\n")
+	b.WriteString(g.one("package plumb\n\n", "package plumb\n\n", "// a comment\n\npackage plumb // and one more\r\n", " package\tplumb, "))
 	top := configRule()
 	for _, name := range []string{"nodes", "pods", "podDefaults", "services", "routing", "tuning", "checks"} {
 		for g.IntN(2) == 0 {
-			fmt.Fprintf(&b, "%s: %s\n", name, g.value(top.fields[name].rule))
+			g.field(&b, name, g.value(top.fields[name].rule))
 			if !g.wild {
 				break
 			}
@@ -168,16 +179,27 @@ func (g *generator) value(r *rule) string {
 	case boolKind:
 		return g.one("true", "false")
 	case listKind:
-		var all []string
-		for range g.IntN(3) {
-			all = append(all, g.value(r.elem))
+		var b strings.Builder
+		b.WriteString("[" + g.one("", " ", "\n", " // c\n"))
+		n := g.IntN(3)
+		for i := range n {
+			if i > 0 {
+				b.WriteString(g.separator(", ", ",", ",\n", " , // c\n\t"))
+			}
+			b.WriteString(g.value(r.elem))
 		}
-		return "[" + strings.Join(all, ", ") + "]"
+		if n > 0 {
+			b.WriteString(g.separator("", "", " ", "\n", ",\n", " // c\n"))
+		}
+		return b.String() + "]"
 	case mapKind:
 		var b strings.Builder
-		b.WriteString("{\n")
+		if g.IntN(4) == 0 {
+			return g.key(r.key) + ": " + g.value(r.value)
+		}
+		b.WriteString("{" + g.one("", "\n", " // c\n\n"))
 		for range g.IntN(4) {
-			fmt.Fprintf(&b, "%s: %s\n", g.key(r.key), g.value(r.value))
+			g.field(&b, g.key(r.key), g.value(r.value))
 			if !g.wild {
 				break
 			}
@@ -185,17 +207,21 @@ func (g *generator) value(r *rule) string {
 		return b.String() + "}"
 	}
 	var b strings.Builder
-	b.WriteString("{\n")
-	for _, name := range sortedFields(r) {
+	b.WriteString("{" + g.one("", "\n", " // c\n\n"))
+	names := g.shuffledFields(r)
+	if g.rarely(20) { // right but for a list's elements
+		return names[0] + ": " + g.value(r.fields[names[0]].rule)
+	}
+	for _, name := range names {
 		fr := r.fields[name]
 		if g.rarely(40) {
 			name = g.one(name+"x", `"`+name+`"`, name+"?", "_"+name, name)
 		} else if !fr.required && g.IntN(3) > 0 || g.rarely(40) {
 			continue
 		}
-		fmt.Fprintf(&b, "%s: %s\n", name, g.value(fr.rule))
+		g.field(&b, name, g.value(fr.rule))
 		if g.rarely(60) {
-			fmt.Fprintf(&b, "%s: %s\n", name, g.value(fr.rule))
+			g.field(&b, name, g.value(fr.rule))
 		}
 	}
 	return b.String() + "}"
@@ -254,15 +280,28 @@ func (g *generator) text(r *rule) string {
 	return g.one("", "x", "web \"1\"", "ä", "line\nbreak", "tab\t")
 }
 
-func sortedFields(r *rule) []string {
-	names := make([]string, 0, len(r.fields))
-	for name := range r.fields {
-		names = append(names, name)
+// field writes a field and what ends it, in one of the manners in which people write.
+func (g *generator) field(b *strings.Builder, name, value string) {
+	if g.IntN(8) == 0 && name[0] >= 'a' && !strings.HasSuffix(name, "?") {
+		name = strconv.Quote(name)
 	}
-	for i := range names {
-		for j := i; j > 0 && names[j] < names[j-1]; j-- {
-			names[j], names[j-1] = names[j-1], names[j]
-		}
+	colon := g.one(":", ": ", ": ", ": ", ":\t")
+	if g.rarely(80) {
+		colon = g.one(" :", "::", ":\n", "", " ", "?:", "=", ": // c\n")
 	}
+	b.WriteString(name + colon + value + g.separator("\n", "\n", "\n", ", ", ",\n", " // c\n", " // \"}\n\n\t", "\r\n"))
+}
+
+// separator is one of the given, or now and then one that is mostly wrong.
+func (g *generator) separator(all ...string) string {
+	if g.rarely(80) {
+		return g.one("", " ", ",,", "\n,", ";", "\n:", " // c", "\t", "\n\n,\n", "@", ".x", "\n.x", "/", "&", "\u2028", "\v", "}", "]")
+	}
+	return g.one(all...)
+}
+
+func (g *generator) shuffledFields(r *rule) []string {
+	names := slices.Sorted(maps.Keys(r.fields))
+	g.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	return names
 }
