@@ -175,6 +175,16 @@ func (h *Host) NS(name string) (*NS, error) {
 	return e.NS, nil
 }
 
+// Device finds a device of a pod, or of the root namespace (""), as it is now. The error wraps fs.ErrNotExist where the
+// namespace or the device is missing.
+func (h *Host) Device(pod, name string) (ns *NS, index int, err error) {
+	if ns, err = h.NS(pod); err != nil {
+		return nil, 0, err
+	}
+	index, err = ns.LinkIndex(name)
+	return ns, index, err
+}
+
 // enter returns the handles for the namespace at path, those that it has already where it is the same namespace.
 func (h *Host) enter(name, path string) (*NS, error) {
 	f, id, err := netns.Open(path)

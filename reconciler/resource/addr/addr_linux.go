@@ -120,7 +120,7 @@ func observed(netns, dev string, k netlink.Addr) Addr {
 
 // Create implements reconciler.Ops.
 func (Ops) Create(_ context.Context, h *host.Host, a Addr) error {
-	ns, index, err := find(h, a)
+	ns, index, err := h.Device(a.NetNS, a.Dev)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", a.ID(), err)
 	}
@@ -138,11 +138,12 @@ func (Ops) Create(_ context.Context, h *host.Host, a Addr) error {
 	err = add()
 	if errors.Is(err, unix.EEXIST) && a.Prefix.Addr().Is6() {
 		// One device has an IPv6 address once, whatever the prefix length: another length is a change of ours.
-		if again, err := dropOtherLength(h, ns, index, a); err != nil || again {
-			if err == nil {
-				err = add()
-			}
-			return wrap("create", a, err)
+		dropped, dropErr := dropOtherLength(h, ns, index, a)
+		switch {
+		case dropErr != nil:
+			err = dropErr
+		case dropped:
+			err = add()
 		}
 	}
 	return wrap("create", a, err)
@@ -181,7 +182,7 @@ func (o Ops) Update(ctx context.Context, h *host.Host, from, to Addr) error {
 // Delete implements reconciler.Ops. The kernel deletes the other IPv4 addresses of a network together with the first one
 // of that network, unless the device promotes the next one.
 func (Ops) Delete(_ context.Context, h *host.Host, a Addr) error {
-	ns, index, err := find(h, a)
+	ns, index, err := h.Device(a.NetNS, a.Dev)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -248,15 +249,6 @@ func promote(h *host.Host, ns *host.NS, index int, a Addr) (restore func() error
 		return nil, err
 	}
 	return func() error { return set("0") }, nil
-}
-
-func find(h *host.Host, a Addr) (*host.NS, int, error) {
-	ns, err := h.NS(a.NetNS)
-	if err != nil {
-		return nil, 0, err
-	}
-	index, err := ns.LinkIndex(a.Dev)
-	return ns, index, err
 }
 
 func request(kind, flags int, p netip.Prefix, index int) *nl.NetlinkRequest {

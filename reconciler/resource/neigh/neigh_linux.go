@@ -78,7 +78,7 @@ func observed(netns string, devs *host.Devices, k host.Neigh) (n Neigh, ok bool)
 
 // Create implements reconciler.Ops. An entry that the kernel learnt by itself is taken over: it isn't anybody's.
 func (Ops) Create(_ context.Context, h *host.Host, n Neigh) error {
-	ns, index, err := find(h, n)
+	ns, index, err := h.Device(n.NetNS, n.Dev)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", n.ID(), err)
 	}
@@ -126,7 +126,7 @@ func has(list func(index, family int) ([]netlink.Neigh, error), n Neigh, index i
 
 // Update implements reconciler.Ops: another MAC for an entry of ours.
 func (Ops) Update(_ context.Context, h *host.Host, _, to Neigh) error {
-	ns, index, err := find(h, to)
+	ns, index, err := h.Device(to.NetNS, to.Dev)
 	if err == nil {
 		err = write(h, ns, to, index, "update", unix.NLM_F_REPLACE)
 	}
@@ -153,7 +153,7 @@ func write(h *host.Host, ns *host.NS, n Neigh, index int, verb string, flags int
 // Delete implements reconciler.Ops. The kernel doesn't look at the protocol when it deletes, and one key has one entry, so
 // what was read last decides whose it is.
 func (Ops) Delete(_ context.Context, h *host.Host, n Neigh) error {
-	ns, index, err := find(h, n)
+	ns, index, err := h.Device(n.NetNS, n.Dev)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -182,15 +182,6 @@ func present(ns *host.NS, n Neigh, index int) (bool, error) {
 		ip, _ := netip.AddrFromSlice(k.IP)
 		return k.LinkIndex == index && ip == n.IP && k.Protocol == resource.Protocol
 	}), err
-}
-
-func find(h *host.Host, n Neigh) (*host.NS, int, error) {
-	ns, err := h.NS(n.NetNS)
-	if err != nil {
-		return nil, 0, err
-	}
-	index, err := ns.LinkIndex(n.Dev)
-	return ns, index, err
 }
 
 func request(kind, flags int, n Neigh, index int) *nl.NetlinkRequest {
