@@ -14,22 +14,25 @@ type Skip struct {
 	Reason string
 }
 
-var skipLine = regexp.MustCompile(`^\s*--- SKIP: (\S+)`)
+var (
+	skipLine = regexp.MustCompile(`^--- SKIP: (\S+)`)
+	runLine  = regexp.MustCompile(`^(?:=== (?:RUN|CONT|NAME)\s+|--- (?:PASS|FAIL): )(\S+)`)
+)
 
 // Skips finds the skipped tests in what a test binary printed with -test.v. The reason is the last line that the test
-// logged.
+// logged, which comes long before the verdict where a test has subtests.
 func Skips(output string) []Skip {
 	var skips []Skip
-	logged := ""
+	logged := map[string]string{} // by test
+	running := ""
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
 		if m := skipLine.FindStringSubmatch(line); m != nil {
-			skips = append(skips, Skip{m[1], logged})
-		}
-		if strings.HasPrefix(line, "===") {
-			logged = ""
-		} else {
-			logged = line
+			skips = append(skips, Skip{m[1], logged[m[1]]})
+		} else if m := runLine.FindStringSubmatch(line); m != nil {
+			running = m[1]
+		} else if line != "" {
+			logged[running] = line
 		}
 	}
 	return skips

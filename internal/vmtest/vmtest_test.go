@@ -167,10 +167,15 @@ func TestSkips(t *testing.T) {
     a_test.go:3: creating an ipvlan in l2 mode: operation not supported
 --- SKIP: TestA (0.00s)
 === RUN   TestB
-    --- SKIP: TestB/sub (0.00s)
+=== RUN   TestB/sub
+    b_test.go:9: no netkit here
+=== RUN   TestB/other
+    b_test.go:12: said meanwhile
 --- PASS: TestB (0.00s)
+    --- PASS: TestB/other (0.00s)
+    --- SKIP: TestB/sub (0.00s)
 `)
-	want := []Skip{{"TestA", "a_test.go:3: creating an ipvlan in l2 mode: operation not supported"}, {"TestB/sub", ""}}
+	want := []Skip{{"TestA", "a_test.go:3: creating an ipvlan in l2 mode: operation not supported"}, {"TestB/sub", "b_test.go:9: no netkit here"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("skips (-want +got):\n%s", diff)
 	}
