@@ -44,12 +44,12 @@ func (o *Options) Status(ctx context.Context) error {
 	}
 	st := status{
 		FormatVersion: "1", Node: s.node, Kernel: p.Kernel, Drifted: !p.Empty() || len(p.Conflicts) > 0,
-		Choices: slices.Clip(append([]resource.Choice{}, p.Choices...)), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
+		Choices: append([]resource.Choice{}, p.Choices...), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
 		Warnings: append([]string{}, p.Warnings...),
 	}
 	changes := map[string][]string{}
 	for _, c := range p.Changes {
-		pod := podOf(c)
+		pod := c.Pod()
 		changes[pod] = append(changes[pod], c.Action.Symbol()+" "+c.ID.String())
 	}
 	there := map[string]bool{}
@@ -87,14 +87,6 @@ func (o *Options) Status(ctx context.Context) error {
 		return &Exit{Code: ExitChanges}
 	}
 	return err
-}
-
-// podOf is the pod that a change belongs to; "" is the node itself.
-func podOf(c resource.Change) string {
-	if c.After != nil {
-		return resource.Pod(c.After)
-	}
-	return resource.Pod(c.Before)
 }
 
 func (o *Options) writeStatus(st status) error {

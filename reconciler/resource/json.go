@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"slices"
 )
 
 // planFormat is the version of the JSON form of a plan. It changes when a key changes its meaning or goes.
@@ -49,5 +48,5 @@ func present[E any](list []E) []E {
 	if list == nil {
 		return []E{}
 	}
-	return slices.Clip(list)
+	return list
 }

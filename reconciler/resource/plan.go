@@ -74,9 +74,10 @@ func ReasonUpdate(fields []Field) string { return "drift or change" + listFields
 
 // listFields tells fields on one line: ": mtu 1500 -> 9000, master none -> br0".
 func listFields(fields []Field) string {
-	s := ""
-	for i, f := range fields {
-		s += [...]string{": ", ", "}[min(i, 1)] + f.Name + " " + orNone(f.Before) + " -> " + orNone(f.After)
+	s, sep := "", ": "
+	for _, f := range fields {
+		s += sep + f.Name + " " + orNone(f.Before) + " -> " + orNone(f.After)
+		sep = ", "
 	}
 	return s
 }
@@ -96,6 +97,19 @@ type Change struct {
 	With *ID `json:"-"`
 	// Dropped marks a delete because the files no longer name the object, or name of the pod it belongs to.
 	Dropped bool `json:"-"`
+}
+
+// Pod names the pod that the changed object belongs to, "" for what is the node's own.
+func (c Change) Pod() string {
+	switch {
+	case c.After != nil:
+		return Pod(c.After)
+	case c.Before != nil && (c.With == nil || Pod(c.Before) != ""):
+		return Pod(c.Before)
+	case c.With != nil:
+		return c.With.pod()
+	}
+	return c.ID.pod()
 }
 
 // Conflict is somebody else's object in the way of a desired one. Nothing is touched while there is any.

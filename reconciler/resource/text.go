@@ -74,7 +74,7 @@ func groups(changes []Change) []group {
 	byPod := map[string]int{}
 	var gs []group
 	for _, c := range changes {
-		pod := c.pod()
+		pod := c.Pod()
 		i, ok := byPod[pod]
 		if !ok {
 			i = len(gs)
@@ -85,19 +85,6 @@ func groups(changes []Change) []group {
 	}
 	slices.SortFunc(gs, func(a, b group) int { return cmp.Compare(a.pod, b.pod) })
 	return gs
-}
-
-// pod names the pod that the changed object belongs to.
-func (c Change) pod() string {
-	switch {
-	case c.After != nil:
-		return Pod(c.After)
-	case c.Before != nil && (c.With == nil || Pod(c.Before) != ""):
-		return Pod(c.Before)
-	case c.With != nil:
-		return c.With.pod()
-	}
-	return c.ID.pod()
 }
 
 // group prints one pod, or the node itself.
