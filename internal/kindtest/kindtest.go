@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -45,14 +44,14 @@ type Kind[R resource.Resource] struct {
 // Run puts a kind through everything.
 func Run[R resource.Resource](t *testing.T, k Kind[R]) {
 	t.Run("fake", func(t *testing.T) {
-		fake := Fake[R]{Real: k.Ops, Kernel: &Kernel{Outside: func(id resource.ID) bool { return true }}}
-		c := &course[R]{samples: k.Samples, ops: fake, open: func() *host.Host { return &host.Host{} }, close: func(*host.Host) {}}
+		f := fake[R]{k.Ops, map[resource.ID]object[R]{}}
+		c := &course[R]{samples: k.Samples, ops: f, open: func() *host.Host { return &host.Host{} }, close: func(*host.Host) {}}
 		c.run(t)
 		t.Run("foreign", func(t *testing.T) {
 			r := k.Samples[0]
-			fake.Kernel.Plant(r)
+			f.objects[r.ID()] = object[R]{r, true}
 			c.beside(t, r)
-			if _, ok := fake.Kernel.Objects(true)[r.ID()]; !ok {
+			if _, ok := f.objects[r.ID()]; !ok {
 				t.Error("the foreign object is gone")
 			}
 		})
@@ -68,7 +67,7 @@ func Run[R resource.Resource](t *testing.T, k Kind[R]) {
 				t.Fatal(err)
 			}
 			return again
-		}, close: func(h *host.Host) { h.Close() }, run0: h.RunDir}
+		}, close: func(h *host.Host) { h.Close() }, runDir: h.RunDir}
 		c.supported(t)
 		c.run(t)
 		if k.Foreign == nil {
@@ -89,8 +88,8 @@ type course[R resource.Resource] struct {
 	samples []R
 	open    func() *host.Host
 	close   func(*host.Host)
-	run0    string // the run folder, "" for none
-	files   []string
+	runDir  string   // "" for none
+	files   []string // in the run folder at the start
 }
 
 func (c *course[R]) run(t *testing.T) {
@@ -272,9 +271,7 @@ func (c *course[R]) beside(t *testing.T, r R) {
 		t.Error("the foreign object is taken for ours")
 	}
 	reported := slices.ContainsFunc(foreign, func(f R) bool { return f.ID() == r.ID() })
-	if k, ok := c.ops.(interface {
-		Conflicts(desired resource.State, foreign []R) []resource.Conflict
-	}); ok && len(k.Conflicts(resource.State{r.ID(): r}, foreign)) > 0 {
+	if k, ok := c.ops.(conflicter[R]); ok && len(k.Conflicts(resource.State{r.ID(): r}, foreign)) > 0 {
 		reported = true
 	}
 	if !reported {
@@ -335,11 +332,11 @@ func list[R any](r *R) []R {
 // leftovers lists the files in the run folder.
 func (c *course[R]) leftovers(t *testing.T) []string {
 	t.Helper()
-	files := []string{}
-	if c.run0 == "" {
+	if c.runDir == "" {
 		return nil
 	}
-	err := filepath.WalkDir(c.run0, func(path string, d fs.DirEntry, err error) error {
+	files := []string{}
+	err := filepath.WalkDir(c.runDir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -348,7 +345,7 @@ func (c *course[R]) leftovers(t *testing.T) []string {
 		}
 		return err
 	})
-	if err != nil && !os.IsNotExist(err) {
+	if err != nil {
 		t.Fatal(err)
 	}
 	return files
