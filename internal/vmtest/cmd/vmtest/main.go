@@ -86,10 +86,15 @@ type options struct {
 
 // test runs the test binaries of the packages.
 func (o options) test(ctx context.Context, patterns []string) error {
+	built := map[string][]vmtest.Package{} // by architecture: once for all kernels
 	return o.each(ctx, func(m *vmtest.Machine, root *vmtest.Root) ([]vmtest.Step, error) {
-		pkgs, err := o.source.Tests(ctx, m.Kernel.Arch, patterns)
-		if err != nil {
-			return nil, err
+		pkgs, ok := built[m.Kernel.Arch]
+		if !ok {
+			var err error
+			if pkgs, err = o.source.Tests(ctx, m.Kernel.Arch, patterns); err != nil {
+				return nil, err
+			}
+			built[m.Kernel.Arch] = pkgs
 		}
 		var steps []vmtest.Step
 		for _, p := range pkgs {
