@@ -1,38 +1,41 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/netns"
 )
 
 // wire joins the nodes: their k-th uplinks are ports of the underlay's bridge netk, which has the address of a router in
 // each of their networks. The underlay routes between the networks, and podCIDRs to their nodes.
 func (l *Lab) wire() error {
-	under, underFD, err := openNS(l.Underlay)
+	under, underNS, err := openNS(l.Underlay)
 	if err != nil {
 		return err
 	}
 	defer under.Close()
-	defer underFD.Close()
-	if err := forward(underFD); err != nil {
+	defer underNS.Close()
+	if err := forward(int(underNS.Fd())); err != nil {
 		return err
 	}
 	var bridges []netlink.Link
 	for i, n := range l.Nodes {
-		h, fd, err := openNS(n.PID)
+		h, ns, err := openNS(n.PID)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		defer fd.Close()
+		defer ns.Close()
 		for k, up := range n.Uplinks {
 			if k == len(bridges) {
 				br, err := addBridge(under, fmt.Sprintf("net%d", k), l.routers(k))
@@ -43,7 +46,7 @@ func (l *Lab) wire() error {
 			}
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name, attrs.MasterIndex, attrs.MTU = fmt.Sprintf("node%d-%d", i, k), bridges[k].Attrs().Index, n.UplinkMTU
-			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: up.Name, PeerNamespace: netlink.NsFd(fd), PeerMTU: uint32(n.UplinkMTU)}
+			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: up.Name, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerMTU: uint32(n.UplinkMTU)}
 			if err := under.LinkAdd(veth); err != nil {
 				return fmt.Errorf("add uplink %s of node %s: %w", up.Name, n.Name, err)
 			}
@@ -62,38 +65,29 @@ func (l *Lab) wire() error {
 }
 
 // openNS opens the network namespace of a holder.
-func openNS(pid int) (*netlink.Handle, netns.NsHandle, error) {
-	fd, err := netns.GetFromPid(pid)
+func openNS(pid int) (*netlink.Handle, *os.File, error) {
+	f, _, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
-		return nil, fd, fmt.Errorf("open namespace of process %d: %w", pid, err)
+		return nil, nil, fmt.Errorf("open the namespace of process %d: %w", pid, err)
 	}
-	h, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandleAt(vnetns.NsHandle(f.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
-		fd.Close()
-		return nil, fd, fmt.Errorf("open netlink in the namespace of process %d: %w", pid, err)
+		f.Close()
+		return nil, nil, fmt.Errorf("open netlink in the namespace of process %d: %w", pid, err)
 	}
-	return h, fd, nil
+	return h, f, nil
 }
 
 // forward lets the underlay route.
-func forward(fd netns.NsHandle) error {
-	done := make(chan error)
-	go func() {
-		// The thread ends with the goroutine, since it never leaves the namespace.
-		runtime.LockOSThread()
-		if err := netns.Set(fd); err != nil {
-			done <- fmt.Errorf("enter underlay: %w", err)
-			return
-		}
+func forward(fd int) error {
+	return netns.Do(fd, func() error {
 		for _, file := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile(file, []byte("1"), 0); err != nil && !os.IsNotExist(err) {
-				done <- fmt.Errorf("let the underlay forward: %w", err)
-				return
+			if err := os.WriteFile(file, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("let the underlay forward: %w", err)
 			}
 		}
-		done <- nil
-	}()
-	return <-done
+		return nil
+	})
 }
 
 func addBridge(h *netlink.Handle, name string, addrs []netip.Prefix) (netlink.Link, error) {
