@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -101,21 +102,21 @@ type port struct {
 	tables []int
 }
 
-var (
-	mainTable = []int{route.MainTable}
-	ownTable  = []int{route.MainTable, resource.Table}
-)
+// tables are those of the ports of a pod.
+func (p *pod) tables() []int {
+	if p.NetNS != "" && p.device() != "eth0" {
+		return []int{route.MainTable, resource.Table}
+	}
+	return []int{route.MainTable}
+}
 
 // open makes the namespace of a pod and what is the same for all attachments, around the device that l makes.
 func (b *builder) open(p *pod, l link.Link, hostDev string) port {
-	d := port{pod: p, dev: l.Name, link: l.ID(), tables: mainTable}
-	if p.NetNS != "" && p.device() != "eth0" {
-		d.tables = ownTable
-	}
+	d := port{pod: p, dev: l.Name, link: l.ID(), tables: p.tables()}
 	l.Adopted = p.NetNS != ""
 	b.put(netns.NetNS{Name: p.name, Path: p.NetNS, From: p.path})
 	b.put(l)
-	for _, key := range b.sysctlKeys(p) {
+	for _, key := range slices.Sorted(maps.Keys(p.Sysctls)) {
 		b.sysctl(p, d, key)
 	}
 	if p.has(true) {
@@ -135,16 +136,6 @@ func (b *builder) open(p *pod, l link.Link, hostDev string) port {
 	}
 	b.out.Pods = append(b.out.Pods, view)
 	return d
-}
-
-// sysctlKeys are the settings that the user asks for, in order.
-func (b *builder) sysctlKeys(p *pod) []string {
-	keys := make([]string, 0, len(p.Sysctls))
-	for key := range p.Sysctls {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // sysctl sets what the user asks for; settings of the pod's device wait for the device.

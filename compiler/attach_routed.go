@@ -62,10 +62,7 @@ func (b *builder) neighbours(p *pod, l link.Link) {
 func (b *builder) detour(p *pod, others []*pod) {
 	l := b.pair(p, detourName, b.names.dev(detourHost, p.name), "detour-")
 	l.Adopted = p.NetNS != ""
-	d := port{pod: p, dev: l.Name, link: l.ID(), tables: mainTable}
-	if p.NetNS != "" && p.device() != "eth0" {
-		d.tables = ownTable
-	}
+	d := port{pod: p, dev: l.Name, link: l.ID(), tables: p.tables()}
 	b.put(l)
 	b.neighbours(p, l)
 	if p.has(false) {

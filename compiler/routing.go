@@ -32,7 +32,8 @@ func (b *builder) root() {
 }
 
 // forwarding6 switches IPv6 forwarding on. That makes the kernel drop routes learnt from router advertisements, unless the
-// device takes them as a router too; so where an uplink takes them, it must do that first. What other devices learnt, the sysctl itself looks for.
+// device takes them as a router too; so where an uplink takes them, it must do that first. What other devices learnt, the
+// sysctl itself looks for.
 func (b *builder) forwarding6() {
 	var last resource.ID
 	for i, u := range b.node.Uplinks {
@@ -43,10 +44,7 @@ func (b *builder) forwarding6() {
 		b.put(accept)
 		last = accept.ID()
 	}
-	b.put(sysctl.Sysctl{
-		Key: "net.ipv6.conf.all.forwarding", Value: "1",
-		Follow: last, From: b.node.path,
-	})
+	b.put(sysctl.Sysctl{Key: "net.ipv6.conf.all.forwarding", Value: "1", Follow: last, From: b.node.path})
 }
 
 // metric is the metric of an ordinary route.
