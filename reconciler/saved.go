@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
@@ -49,9 +51,17 @@ type savedObject struct {
 	Object json.RawMessage `json:"object"`
 }
 
-// DigestFeatures is the digest of what a machine can do.
-func DigestFeatures(set *features.Set) (string, error) {
-	b, err := json.Marshal(set)
+// DigestFeatures is the digest of what a machine can do. Of its devices only those named count: others come and go, and no
+// plan follows from them.
+func DigestFeatures(set *features.Set, devices []string) (string, error) {
+	part := *set
+	if set.Host != nil {
+		facts := *set.Host
+		facts.Devices = maps.Clone(facts.Devices)
+		maps.DeleteFunc(facts.Devices, func(name string, _ features.Device) bool { return !slices.Contains(devices, name) })
+		part.Host = &facts
+	}
+	b, err := json.Marshal(part)
 	if err != nil {
 		return "", fmt.Errorf("digest the features: %w", err)
 	}

@@ -19,7 +19,7 @@ func savedExample(t *testing.T) (Basis, *resource.Plan) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := DigestFeatures(&features.Set{Kernel: "6.18.5"})
+	set, err := DigestFeatures(&features.Set{Kernel: "6.18.5"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,5 +117,24 @@ func TestBadPlanFiles(t *testing.T) {
 	}
 	if _, err := LoadPlan(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a folder: %v", err)
+	}
+}
+
+// TestDigestFeatures: an uplink's facts count, those of a device that comes and goes don't.
+func TestDigestFeatures(t *testing.T) {
+	set := func(devices map[string]features.Device) string {
+		t.Helper()
+		d, err := DigestFeatures(&features.Set{Kernel: "6.18.5", Host: &features.HostFacts{Devices: devices}}, []string{"eth0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	now := set(map[string]features.Device{"eth0": {MTU: 1500}})
+	if now != set(map[string]features.Device{"eth0": {MTU: 1500}, "veth7": {MTU: 1400}}) {
+		t.Error("another device changes the digest")
+	}
+	if now == set(map[string]features.Device{"eth0": {MTU: 9000}}) {
+		t.Error("the uplink's MTU doesn't change the digest")
 	}
 }

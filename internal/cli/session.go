@@ -141,7 +141,7 @@ func (s *session) basis(observed *reconciler.Observed) (reconciler.Basis, error)
 		return b, nil
 	}
 	b.Config = s.source.Digest
-	b.Features, err = reconciler.DigestFeatures(s.set)
+	b.Features, err = reconciler.DigestFeatures(s.set, s.source.Config.Nodes[s.node].Uplinks)
 	return b, err
 }
 
