@@ -219,11 +219,11 @@ func appliesSchema(f *ast.File, d *ast.EmbedDecl) bool {
 	if !ok1 || !ok2 || pkg.Name != "schema" || def.Name != "#Config" {
 		return false
 	}
-	return importsOnlySchema(f, true)
+	return importsOnlySchema(f)
 }
 
-// importsOnlySchema tells whether f imports the schema, or nothing where it needn't.
-func importsOnlySchema(f *ast.File, must bool) bool {
+// importsOnlySchema tells whether f imports the schema and nothing else.
+func importsOnlySchema(f *ast.File) bool {
 	n := 0
 	for spec := range f.ImportSpecs() {
 		p, err := strconv.Unquote(spec.Path.Value)
@@ -232,7 +232,7 @@ func importsOnlySchema(f *ast.File, must bool) bool {
 		}
 		n++
 	}
-	return n == 1 || n == 0 && !must
+	return n == 1
 }
 
 // references notes the names that the syntax refers to, but for what is taken.
@@ -264,6 +264,7 @@ func isTaken(d ast.Decl, taken map[int]bool) bool {
 func (f *sourceFile) remove(taken map[int]bool) (rest bool) {
 	decls := f.syntax.Decls
 	f.syntax.Decls = nil
+	imports, embeds := false, false
 	for _, d := range decls {
 		switch d := d.(type) {
 		case *ast.Field:
@@ -279,25 +280,14 @@ func (f *sourceFile) remove(taken map[int]bool) (rest bool) {
 			rest = true
 		case *ast.Package, *ast.CommentGroup:
 		case *ast.ImportDecl:
-			rest = rest || !importsOnlySchema(f.syntax, true)
+			imports = true
 		case *ast.EmbedDecl: // applies the schema
+			embeds = true
 		default:
 			rest = true
 		}
 		f.syntax.Decls = append(f.syntax.Decls, d)
 	}
-	// Without the embedding, an import of the schema is used by something else, or is a mistake.
-	return rest || importsWithoutUse(f.syntax)
-}
-
-func importsWithoutUse(f *ast.File) bool {
-	for range f.ImportSpecs() {
-		for _, d := range f.Decls {
-			if e, ok := d.(*ast.EmbedDecl); ok && appliesSchema(f, e) {
-				return false
-			}
-		}
-		return true
-	}
-	return false
+	// Without the embedding, an import is used by something else, or is a mistake.
+	return rest || imports && !embeds
 }

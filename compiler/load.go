@@ -2,7 +2,6 @@
 package compiler
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,9 +97,9 @@ func (s *Source) Close() {
 // evaluator is the child process, seen from its parent.
 type evaluator struct {
 	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *bufio.Reader
-	stderr limitedBuffer
+	in     *os.File      // where requests go
+	out    *os.File      // where answers come from
+	stderr limitedBuffer // for reading when ended is closed
 	ended  chan struct{}
 
 	mu       sync.Mutex // one question at a time
@@ -125,7 +123,7 @@ func startEvaluator(ctx context.Context) (*evaluator, error) {
 		return nil, err
 	}
 	e.cmd.Stdin, e.cmd.Stdout, e.cmd.Stderr = inR, outW, &e.stderr
-	e.in, e.out = inW, bufio.NewReaderSize(outR, 64<<10)
+	e.in, e.out = inW, outR
 	err = startGuarded(e.cmd, func(error) { close(e.ended) })
 	inR.Close()
 	outW.Close()
@@ -134,16 +132,14 @@ func startEvaluator(ctx context.Context) (*evaluator, error) {
 		outR.Close()
 		return nil, err
 	}
-	go func() {
-		<-e.ended
-		inW.Close()
-	}()
 	return e, nil
 }
 
 func (e *evaluator) close() {
 	_ = e.cmd.Process.Kill()
 	<-e.ended
+	e.in.Close()
+	e.out.Close()
 }
 
 // answer reads one frame, and kills the child if that takes longer than wall.
@@ -214,7 +210,7 @@ func (e *evaluator) died(ctx context.Context, dir string, req request) error {
 	}
 	state := e.cmd.ProcessState
 	used := state.UserTime() + state.SystemTime()
-	stderr := e.stderr.Bytes()
+	stderr := e.stderr
 	switch {
 	case bytes.Contains(stderr, []byte("stack exceeds")) || bytes.Contains(stderr, []byte("stack overflow")):
 		return fmt.Errorf("evaluate %s: the configuration is nested too deeply", dir)
@@ -266,21 +262,9 @@ func (s *Source) Locate(err error) error {
 }
 
 // limitedBuffer keeps the first bytes written to it.
-type limitedBuffer struct {
-	mu sync.Mutex
-	b  []byte
-}
+type limitedBuffer []byte
 
 func (l *limitedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b = append(l.b, p[:min(len(p), 16<<10-len(l.b))]...)
+	*l = append(*l, p[:min(len(p), 16<<10-len(*l))]...)
 	return len(p), nil
-}
-
-// Bytes is what was kept.
-func (l *limitedBuffer) Bytes() []byte {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b
 }
