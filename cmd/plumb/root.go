@@ -53,8 +53,8 @@ func newRoot() *cobra.Command {
 // hostFlags are the flags of commands that reach the kernel.
 func hostFlags(c *cobra.Command, o *cli.Options) *cobra.Command {
 	f := c.Flags()
-	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder of the node (default: the mount's root)")
-	f.StringVar(&o.BPFFS, "bpffs", cli.DefaultBPFFS, "mount point of bpffs")
+	f.StringVar(&o.Cgroup, "cgroup", "", "cgroup2 folder of the node (default: where cgroup2 is mounted)")
+	f.StringVar(&o.BPFFS, "bpffs", "", "mount point of bpffs (default: where it is mounted)")
 	f.StringVar(&o.RunDir, "run-dir", cli.DefaultRunDir, "folder for locks, records and caches")
 	f.StringVar(&o.StateDir, "state-dir", cli.DefaultStateDir, "folder for history and the last good state")
 	return c

@@ -34,11 +34,23 @@ func (o *Options) openHost(node string) (*host.Host, error) {
 	if strings.ContainsAny(node, "/\x00") || node == "." || node == ".." {
 		return nil, fmt.Errorf("%q can't be the name of a node", node)
 	}
+	bpffs, cgroup := o.BPFFS, o.Cgroup
+	var err error
+	if bpffs == "" {
+		if bpffs, err = host.MountOr("bpf", DefaultBPFFS); err != nil {
+			return nil, err
+		}
+	}
+	if cgroup == "" {
+		if cgroup, err = host.MountOr("cgroup2", ""); err != nil {
+			return nil, err
+		}
+	}
 	h, err := host.Open(host.Options{
 		Node:   node,
 		RunDir: filepath.Join(o.RunDir, node),
-		BPFFS:  filepath.Join(o.BPFFS, "plumb", node),
-		Cgroup: o.Cgroup,
+		BPFFS:  filepath.Join(bpffs, "plumb", node),
+		Cgroup: cgroup,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open this host: %w", err)

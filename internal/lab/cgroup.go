@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/host"
 )
 
 // cgroup is the cgroup of a lab, by its path; each node has one below it.
@@ -20,18 +21,14 @@ type cgroup string
 
 // cgroupOf names the cgroup of a lab, whether it exists or not.
 func cgroupOf(name string) (cgroup, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mount, err := host.Mount("cgroup2")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("a lab needs cgroup2 (mount -t cgroup2 none /sys/fs/cgroup): %w", err)
+	}
 	if err != nil {
-		return "", fmt.Errorf("look for cgroup2: %w", err)
+		return "", err
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		if fields := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return cgroup(filepath.Join(fields[4], "plumb-lab-"+name)), nil
-		}
-	}
-	return "", errors.New("a lab needs a cgroup2 file system, and none is mounted (mount -t cgroup2 none /sys/fs/cgroup)")
+	return cgroup(filepath.Join(mount, "plumb-lab-"+name)), nil
 }
 
 // dir is the folder of a node's cgroup, or of the lab's with "".

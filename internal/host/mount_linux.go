@@ -1,0 +1,40 @@
+package host
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// Mount finds where a file system of a type ("bpf", "cgroup2") is mounted: the first such mount of this process's mount
+// namespace. The error wraps fs.ErrNotExist where there is none.
+func Mount(fstype string) (string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("look for a %s mount: %w", fstype, err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		if fields := strings.Fields(before); strings.HasPrefix(after, fstype+" ") && len(fields) > 4 {
+			return fields[4], nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return "", fmt.Errorf("look for a %s mount: %w", fstype, err)
+	}
+	return "", fmt.Errorf("no %s file system is mounted: %w", fstype, fs.ErrNotExist)
+}
+
+// MountOr is Mount with an answer for machines that have no such mount yet.
+func MountOr(fstype, otherwise string) (string, error) {
+	path, err := Mount(fstype)
+	if errors.Is(err, fs.ErrNotExist) {
+		return otherwise, nil
+	}
+	return path, err
+}
