@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
@@ -148,20 +150,34 @@ func TestDriftOfBridge(t *testing.T) {
 	if br.MTU != 1500 {
 		t.Errorf("with a port of MTU 9000 the bridge has %d", br.MTU)
 	}
-	snooping := true
-	if err := root(t, h).Handle().LinkModify(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "plumb0", Index: br.Index, TxQLen: -1},
-		MulticastSnooping: &snooping}); err != nil {
-		t.Fatal(err)
-	}
-	owned, _ := observe(t, h, want)
-	if !strings.Contains(owned[want.ID()].Faults, "snooping") {
-		t.Fatalf("observed %+v", owned[want.ID()])
-	}
-	if err := (link.Ops{}).Update(t.Context(), h, owned[want.ID()], want); err != nil {
-		t.Fatal(err)
-	}
-	if owned, _ = observe(t, h, want); owned[want.ID()].Faults != "" {
-		t.Errorf("after mending: %+v", owned[want.ID()])
+	for what, data := range map[string]*nl.RtAttr{
+		"snooping": nl.NewRtAttr(nl.IFLA_BR_MCAST_SNOOPING, []byte{1}),
+		"stp":      nl.NewRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(1)),
+		"delay":    nl.NewRtAttr(nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(1500)),
+	} {
+		t.Run(what, func(t *testing.T) {
+			req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+			msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+			msg.Index = int32(br.Index)
+			req.AddData(msg)
+			info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+			info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+			info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(data)
+			req.AddData(info)
+			if err := root(t, h).Request(req); err != nil {
+				t.Fatal(err)
+			}
+			owned, _ := observe(t, h, want)
+			if !strings.Contains(owned[want.ID()].Faults, what) {
+				t.Fatalf("observed %+v", owned[want.ID()])
+			}
+			if err := (link.Ops{}).Update(t.Context(), h, owned[want.ID()], want); err != nil {
+				t.Fatal(err)
+			}
+			if owned, _ = observe(t, h, want); owned[want.ID()].Faults != "" {
+				t.Errorf("after mending: %+v", owned[want.ID()])
+			}
+		})
 	}
 }
 

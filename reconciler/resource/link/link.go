@@ -110,13 +110,26 @@ func (l Link) Claims() []resource.Claim {
 	return []resource.Claim{{Key: "parent " + l.Parent, Value: l.Type + " " + l.Mode}}
 }
 
-// Disruption implements resource.Disrupter.
-func (l Link) Disruption(action resource.Action, _ resource.Resource) resource.Disruption {
+// Disruption implements resource.Disrupter. To put right what somebody changed by hand disrupts nothing.
+func (l Link) Disruption(action resource.Action, from resource.Resource) resource.Disruption {
+	before, ok := from.(Link)
 	switch {
 	case action == resource.Create || action == resource.Update:
+		return resource.DisruptsNothing
+	case action == resource.Replace && ok && before.drifted(l):
 		return resource.DisruptsNothing
 	case l.NetNS == "":
 		return resource.DisruptsLink
 	}
 	return resource.DisruptsPod
+}
+
+// drifted reports whether l differs from what is desired in nothing that the files could have asked for before: MACs and
+// the names of peers follow from those of the node and the pod, and a macvlan has one mode.
+func (l Link) drifted(desired Link) bool {
+	if l.Type != desired.Type || l.Parent != desired.Parent || (l.Mode != desired.Mode && l.Type != Macvlan) {
+		return false
+	}
+	fields, inPlace := Ops{}.Diff(l, desired)
+	return len(fields) > 0 && !inPlace
 }

@@ -182,16 +182,27 @@ func adjust(h *host.Host, root *host.NS, made, end *host.Link) error {
 	if end != nil {
 		l = end // a netkit pair takes changes at its first end only
 	}
-	req, _ := request(unix.RTM_NEWLINK, l)
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(l.Kind))
-	typeData(info, l.Kind, "")
-	req.AddData(info)
-	h.Wrote("adjust link %s", l.Name)
-	if err := root.Request(req); err != nil {
-		return fmt.Errorf("adjust link %s: %w", l.Name, err)
+	send := func(fill func(info *nl.RtAttr)) error {
+		req, _ := request(unix.RTM_NEWLINK, l)
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(l.Kind))
+		fill(info)
+		req.AddData(info)
+		h.Wrote("adjust link %s", l.Name)
+		if err := root.Request(req); err != nil {
+			return fmt.Errorf("adjust link %s: %w", l.Name, err)
+		}
+		return nil
 	}
-	return nil
+	if l.STP != 0 { // as long as it runs, the kernel refuses a forward delay of 0, which it looks at first
+		err := send(func(info *nl.RtAttr) {
+			info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return send(func(info *nl.RtAttr) { typeData(info, l.Kind, "") })
 }
 
 // request begins a request about a device that is there.
