@@ -201,7 +201,6 @@ func (d *differ) compare(observed, desired resource.Resource) (resource.Change, 
 // the object along with it. What the desired object lives and dies with counts, unless the observed one is known to sit
 // elsewhere.
 func (d *differ) replacedParent(observed, desired resource.Resource) (p resource.ID, dies, ok bool) {
-	dies = true
 	for _, p := range desired.DiesWith() {
 		if d.action(p) != resource.Replace || elsewhere(observed, p) {
 			continue

@@ -5,7 +5,40 @@
 //	          ├─ Diff ──► resource.Plan ──► Apply ──► Verify: observed again, the plan must be empty
 //	Observe ──┘
 //
-// Diff is pure. A plan's changes become steps (a replace is a delete and a create), and each step waits for the ones that
-// it needs: steps.go holds all there is to know about order. Everything goes through THE table of kinds in kinds.go;
-// nothing else here knows a kind.
+// Everything goes through THE table of kinds in kinds.go. Nothing else here knows a kind, but for one thing: the host must
+// be told of adopted namespaces before it is looked at. What the files hold:
+//
+//	reconciler_linux.go  the functions that others call
+//	observe.go diff.go   both states, and the changes between them
+//	steps.go             the order of the changes, see below
+//	apply.go             running the steps in parallel, and verifying
+//	refuse.go saved.go   what keeps a plan from being applied; plans in files
+//
+// # How a plan is ordered
+//
+// Changes become steps, each one call of a kind's Ops: a create, an update, a delete; a replace is a delete and a create.
+// What the kernel takes along (Change.With) has no delete of its own: the step that removes the other object counts as
+// its. Each step has the list of those that must be done before it:
+//
+//   - Parents first. What an object needs (After and DiesWith) is built before it, and removed after it.
+//   - Moving out. An update that takes an object away from something that goes is done before that goes.
+//   - Claims. Two objects can't have one device name, or give one parent two modes: the step that lets go of a claim
+//     (or the name of a device) comes before every step that takes it with another value.
+//   - Founders. What others on the same device rely on without naming it, addresses, is built before them: the kernel
+//     refuses a route over a gateway that no address reaches.
+//   - Adds before deletes. A delete that no other step waits for comes last, and in any case after the adds on the same
+//     device: with its last IPv4 address a device loses its IPv4 routes.
+//
+// Rules of many with many meet at a barrier, a step that does nothing, which needs n+m edges and not n*m. Among the steps
+// that are possible the order is adds first, then pod by pod, so that each pod's cut is short; running in parallel, the
+// workers take them in that order too. A step that fails skips those that wait for it, and no other.
+//
+// The steps may wait for each other in a circle. When pods change from macvlan to ipvlan, the host's routes to them move to
+// a new device; that can't be made while the old one has the uplink, and the old one waits for the routes to move away.
+// Then what was to move out goes along with its old place, as if it were replaced with it, and the plan is made again. A
+// circle without a move is a mistake in the state, and the error names the objects on it.
+//
+// To see an order, look at testdata, where each file is a plan between two states of diff_test.go (this circle is
+// claims.txt). go test ./reconciler compares them, -update writes what comes out, and real_linux_test.go does it all on
+// the kernel, which needs root.
 package reconciler

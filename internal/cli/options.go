@@ -1,5 +1,17 @@
-// Package cli holds what the commands of plumb share: the flags, finding the node, opening the host, talking to the person
-// at the terminal, and exit codes. What a command does lies in the compiler and the reconciler; here it is put together.
+// Package cli is what the commands of plumb do. The rules are in the compiler and the reconciler; here they are put
+// together: find the node, load, compile, open the host, plan, ask, apply, print. Package main has the flags and nothing
+// else, so each command is one method of Options.
+//
+//	options.go              the flags of every command
+//	source.go, session.go   from files to a compiled node and an open host, which most commands begin with
+//	plan.go apply.go ...    one file a command, or a few that belong together
+//	exit.go                 exit codes, and how errors are printed
+//	terminal.go, output.go  asking, progress, JSON, tables
+//
+// A command prints what it is asked for on Out, everything else on Err. It returns errors and never prints them: Report
+// does that once. An error that needs an exit code of its own is an Exit.
+//
+// The tests run the real binary by scripts, testdata/script/*.txtar at the root of the module: go test ./cmd/plumb.
 package cli
 
 import (

@@ -17,6 +17,16 @@
 // Every process of a lab, and whatever they start, is born in the lab's cgroup. The cgroup is thereby the one record of
 // what has to go: its processes are killed, and the kernel takes the namespaces, links and mounts along. This holds after
 // a kill -9 of any of them, or of `lab up` in the middle.
+//
+//	lab.go, up.go   the record of a lab, bringing one up and down
+//	holder.go       the processes that hold the namespaces: this program, started again under another name
+//	enter.go        running a command in a node
+//	underlay.go     the network between the nodes
+//	addresses.go    from a configuration to nodes, with addresses where it names none
+//	cgroup.go       the cgroup
+//
+// The tests need root and a cgroup2 file system: go test ./internal/lab. A test binary that starts labs calls RunChild at
+// the start of TestMain.
 package lab
 
 import (

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/internal/lab"
 	"plumb.internal/plumb/schema"
 )
@@ -25,12 +26,7 @@ func TestMain(m *testing.M) {
 // up brings up a lab of two nodes, and removes it at the end.
 func up(t *testing.T, name string) *lab.Lab {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	kindtest.NeedRoot(t)
 	nodes, err := lab.NodesOf(&schema.Config{Nodes: map[string]schema.Node{
 		"a": {Uplinks: []string{"eth0", "eth1"}, PodCIDRs: []string{"10.0.0.0/24"}},
 		"b": {Addresses: []string{"192.168.31.7"}},
