@@ -163,7 +163,12 @@ func alive(h *host.Host, f *os.File, name, path string) error {
 	if !netns.DeadOutside(path, id) {
 		return nil
 	}
-	err = errors.Join(netns.Unbind(path), os.Remove(path), os.Remove(h.ReservedPath(name)))
+	h.Wrote("unmount %s", path)
+	err = netns.Unbind(path)
+	h.Wrote("remove %s", path)
+	err = errors.Join(err, remove(path))
+	h.Wrote("remove the record of namespace %s", name)
+	err = errors.Join(err, remove(h.ReservedPath(name)))
 	return errors.Join(fmt.Errorf("create namespace %s: plumb runs in a private mount namespace, and for everybody outside "+
 		"of it the name would be a dead plain file; a systemd unit must not set PrivateTmp, ProtectSystem, ProtectHome, "+
 		"ReadWritePaths or the like", path), err)
