@@ -5,7 +5,8 @@
 //	entries_linux.go  whose namespace has a name, and which are looked into
 //	ns_linux.go       NS: cached dumps of one namespace, single look-ups, requests, threads that visit it
 //	conn_linux.go     one rtnetlink socket
-//	tables_linux.go   what the dumps are parsed into
+//	links_linux.go    devices, as dumps and look-ups show them
+//	tables_linux.go   addresses, routes, neighbours and rules
 //	folder_linux.go   the folder where namespaces have their names
 //	warn*_linux.go    what else on the machine stops pods: firewalls, filters, other daemons
 //

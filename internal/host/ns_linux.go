@@ -231,7 +231,7 @@ func (t *threads) do(fd int, fn func() error) error {
 }
 
 func (t *threads) work() {
-	runtime.LockOSThread() // never unlocked
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	home, err := netns.Current()
 	if err == nil {
 		defer home.Close()
@@ -246,6 +246,10 @@ func (t *threads) work() {
 				err = netns.Enter(int(home.Fd()))
 			}
 			j.done <- r
+			if err != nil {
+				go t.work() // on another thread: this one is of no use any more
+				return
+			}
 		case <-t.quit:
 			return
 		}
