@@ -23,8 +23,8 @@ type Options struct {
 	Node     string // the node's name
 	RunDir   string // the node's own folder: /run/plumb/NODE
 	NetNSDir string // where namespaces are named; default /run/netns
-	BPFFS    string
-	Cgroup   string
+	BPFFS    string // the node's own folder of the BPF file system
+	Cgroup   string // the node's cgroup2 folder
 	// RootNS is a path to the node's root network namespace; default: the namespace of the calling thread.
 	RootNS string
 }

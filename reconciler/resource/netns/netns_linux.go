@@ -253,6 +253,9 @@ func (o Ops) Update(ctx context.Context, h *host.Host, from, to NetNS) error {
 func (Ops) Delete(_ context.Context, h *host.Host, n NetNS) error {
 	if n.Path != "" {
 		h.Drop(n.Name)
+		if !exists(h.AdoptedPath(n.Name)) {
+			return nil
+		}
 		h.Wrote("remove the record of adopted namespace %s of pod %s", n.Path, n.Name)
 		return remove(h.AdoptedPath(n.Name))
 	}

@@ -199,6 +199,10 @@ func TestAdopted(t *testing.T) {
 	if now, err := low.Stat(path); err != nil || now != second {
 		t.Errorf("after letting go, %s is %v (%v), want %v", path, now, err, second)
 	}
+	writes := h.Writes()
+	if err := ops.Delete(t.Context(), h, db); err != nil || h.Writes() != writes {
+		t.Errorf("letting go again: %v, and %d writes", err, h.Writes()-writes)
+	}
 	if owned, _ := observe(t, h); len(owned) > 0 {
 		t.Errorf("left over: %+v", owned)
 	}
