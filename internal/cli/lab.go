@@ -19,6 +19,15 @@ func (o *Options) labName(name string) (string, error) {
 	return lab.DefaultName(o.Dir)
 }
 
+// openLab returns a lab that is up.
+func (o *Options) openLab(name string) (*lab.Lab, error) {
+	name, err := o.labName(name)
+	if err != nil {
+		return nil, err
+	}
+	return lab.Open(name)
+}
+
 // LabUp brings up the repository's nodes, or the one that --node names, in a lab, and applies the repository in each. The
 // exit code is that of the first apply that fails; its node stays up, to be looked at.
 func (o *Options) LabUp(ctx context.Context, name string) error {
@@ -89,11 +98,7 @@ func (o *Options) LabExec(name, node string, argv []string) error {
 	if err := needRoot("lab exec"); err != nil {
 		return err
 	}
-	name, err := o.labName(name)
-	if err != nil {
-		return err
-	}
-	l, err := lab.Open(name)
+	l, err := o.openLab(name)
 	if err != nil {
 		return err
 	}
@@ -102,11 +107,7 @@ func (o *Options) LabExec(name, node string, argv []string) error {
 
 // LabStatus prints the nodes of a lab and their uplinks.
 func (o *Options) LabStatus(name string) error {
-	name, err := o.labName(name)
-	if err != nil {
-		return err
-	}
-	l, err := lab.Open(name)
+	l, err := o.openLab(name)
 	if err != nil {
 		return err
 	}
