@@ -291,8 +291,13 @@ func one(ctx context.Context, h *host.Host, s resource.State) error {
 	return reconciler.Apply(ctx, h, p, reconciler.ApplyOptions{Parallel: 1})
 }
 
-// TestRealCrash stops an apply, a change of everything and a destroy before each single write in turn, and runs again.
+// TestRealCrash stops an apply, a change of everything and a destroy before each single write in turn, and runs again;
+// with -short before every seventh.
 func TestRealCrash(t *testing.T) {
+	step := 1
+	if testing.Short() {
+		step = 7
+	}
 	o := kindtest.Options(t)
 	path := adopt(t)
 	all := everything(t, path)
@@ -327,8 +332,8 @@ func TestRealCrash(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			n := 1
-			for ; ; n++ {
+			writes := 0
+			for n := 1; ; n += step {
 				reach(c.from)
 				h := kindtest.Open(t, o)
 				at, err := until(n, h, func() error {
@@ -346,21 +351,26 @@ func TestRealCrash(t *testing.T) {
 					t.Fatalf("stopped at write %d (%s) and run again (-want +got):\n%s", n, at, d)
 				}
 				if at == "" || t.Failed() {
+					writes = h.Writes()
 					break
 				}
 			}
-			t.Logf("%d writes, stopped before each", n-1)
-			if n < 20 {
-				t.Errorf("only %d writes: the example is too small", n)
+			t.Logf("%d writes, stopped before one in %d", writes, step)
+			if writes < 19 {
+				t.Errorf("only %d writes: the example is too small", writes)
 			}
 		})
 	}
 	destroy(t, o)
 }
 
-// TestRealPairs brings random configurations into each other: what the second one leaves is what it leaves alone.
+// TestRealPairs brings random configurations into each other: what the second one leaves is what it leaves alone. There
+// are fewer with -short.
 func TestRealPairs(t *testing.T) {
-	const pairs = 500
+	pairs := 500
+	if testing.Short() {
+		pairs = 40
+	}
 	kindtest.NeedRoot(t)
 	used, fresh := kindtest.Options(t), kindtest.Options(t)
 	usedNS, freshNS := adopt(t), adopt(t)
@@ -450,7 +460,7 @@ func explain(from, to resource.State) string {
 	return b.String()
 }
 
-// TestRealKill kills the process of an apply before single writes, with SIGKILL, and runs again.
+// TestRealKill kills the process of an apply before single writes, with SIGKILL, and runs again; with -short before fewer.
 func TestRealKill(t *testing.T) {
 	if dir := os.Getenv("PLUMB_TEST_KILL"); dir != "" {
 		killChild(t, dir)
@@ -464,7 +474,11 @@ func TestRealKill(t *testing.T) {
 	}
 	want := dump(t, o, keys)
 	destroy(t, o)
-	for n := 2; ; n += 9 {
+	step := 9
+	if testing.Short() {
+		step = 27
+	}
+	for n := 2; ; n += step {
 		dir := t.TempDir()
 		// The child gets the root namespace as a file of its own, and the folders by name.
 		root, err := os.Open(o.RootNS)
