@@ -64,6 +64,8 @@ func serveEvaluation(in io.Reader, out io.Writer) error {
 	if err := limitSelf(req.Memory); err != nil {
 		return fmt.Errorf("limit memory of the evaluator: %w", err)
 	}
+	// Nearer to the limit, which counts what is mapped and not only what is used, memory is worth more than time.
+	debug.SetMemoryLimit(int64(req.Memory / 8 * 5))
 	e := &evaluation{request: req, reading: func(cpu time.Duration) error {
 		if err := limitCPU(cpu); err != nil {
 			return err

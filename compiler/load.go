@@ -214,7 +214,8 @@ func (e *evaluator) died(ctx context.Context, dir string, req request) error {
 	switch {
 	case bytes.Contains(stderr, []byte("stack exceeds")) || bytes.Contains(stderr, []byte("stack overflow")):
 		return fmt.Errorf("evaluate %s: the configuration is nested too deeply", dir)
-	case bytes.Contains(stderr, []byte("out of memory")) || bytes.Contains(stderr, []byte("cannot allocate memory")):
+	case bytes.Contains(stderr, []byte("out of memory")) || bytes.Contains(stderr, []byte("cannot allocate memory")) ||
+		bytes.HasPrefix(stderr, []byte("SIGSEGV")): // Go's garbage collector crashes so where it gets no memory for itself
 		return fmt.Errorf("evaluate %s: the configuration needs more than %d MiB of memory (%s=MiB allows more)", dir, req.Memory>>20, memoryEnv)
 	case e.timedOut.Load():
 		return fmt.Errorf("evaluate %s: the configuration takes too long (the limit is %v)", dir, defaultWall)

@@ -91,9 +91,11 @@ func compare(n, runs int, form gen.Form, plain bool) error {
 			if what == "cue" {
 				d = vendored
 			}
-			out, err := exec.Command("/proc/self/exe", "-one", what, "-dir", d).Output()
+			cmd := exec.Command("/proc/self/exe", "-one", what, "-dir", d)
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
 			if err != nil {
-				return fmt.Errorf("measure %s: %w: %s", what, err, out)
+				return fmt.Errorf("measure %s: %w", what, err)
 			}
 			var f figure
 			if err := json.Unmarshal(out, &f); err != nil {
