@@ -18,7 +18,8 @@ import (
 const lockFile = "lock"
 
 // Lock makes this process the only one that works on the node, until unlock or its death. If another one is at work the
-// error is a *LockedError. Making the file is the only write, and the kernel releases the lock of a killed process.
+// error is a *LockedError. Making the file, and removing it where no record joined it, are the only writes, and the kernel
+// releases the lock of a killed process.
 func Lock(h *host.Host) (unlock func(), err error) {
 	path := h.Path(lockFile)
 	for {
@@ -38,10 +39,20 @@ func Lock(h *host.Host) (unlock func(), err error) {
 		// A destroy may have removed the file between our open and our lock: then it is nobody's lock any more.
 		if mine, err := f.Stat(); err == nil {
 			if now, err := os.Stat(path); err == nil && os.SameFile(mine, now) {
-				return func() { f.Close() }, nil
+				return func() {
+					leaveNothing(h)
+					f.Close()
+				}, nil
 			}
 		}
 		f.Close()
+	}
+}
+
+// leaveNothing removes the run folder where it holds the lock alone: the work was refused, or there was none.
+func leaveNothing(h *host.Host) {
+	if files, err := os.ReadDir(h.RunDir); err == nil && len(files) == 1 {
+		_ = removeRunDir(h) // what stays is in nobody's way
 	}
 }
 

@@ -96,6 +96,9 @@ func Destroy(ctx context.Context, h *host.Host, opt ApplyOptions) error {
 	if err != nil {
 		return err
 	}
+	if len(p.Conflicts) > 0 {
+		return &ConflictError{p.Conflicts}
+	}
 	if err := Apply(ctx, h, p, opt); err != nil {
 		return err
 	}

@@ -191,8 +191,9 @@ ip neigh show proxy
 grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort
 `
 
-// volatile is what differs between two nodes that nobody touched.
-var volatile = regexp.MustCompile(`(?m)([0-9a-f]{2}:){5}[0-9a-f]{2}|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
+// volatile is what differs between two nodes that nobody touched. The kernel says only some time later that a new pair has
+// a carrier; whether the device was set up is among the flags.
+var volatile = regexp.MustCompile(`(?m)NO-CARRIER,|state (UP|DOWN)|([0-9a-f]{2}:){5}[0-9a-f]{2}|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
 	`^.*(fe80::|ff02::|fastopen_key|stable_secret|/neigh/|expires|portid ).*$`)
 
 // leftovers compares the lab's node with that of a lab in which nothing was ever applied.

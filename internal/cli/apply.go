@@ -57,6 +57,16 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := s.carryOut(ctx, opt, saved, p, observed); err != nil {
+		return o.failed(p, s.host.Writes(), err)
+	}
+	o.warn(s.host.Warnings())
+	return o.done(p, s.host.Writes(), time.Since(began))
+}
+
+// carryOut applies a plan that is fresh, unless something or somebody is against it, and verifies the outcome.
+func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	o := s.o
 	if err := s.check(saved, p, observed); err != nil {
 		return exitOf(err)
 	}
@@ -72,6 +82,9 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 		if err := o.mayGoOn(ctx, opt, saved != nil, "Make these changes?"); err != nil {
 			return err
 		}
+		if err := s.host.Settle(); err != nil {
+			return err
+		}
 		show, clear := o.progress()
 		err := reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
 		clear()
@@ -82,8 +95,15 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 			return interrupted(ctx, err, "plumb apply")
 		}
 	}
-	o.warn(s.host.Warnings())
-	return o.done(p, s.host.Writes(), time.Since(began))
+	return nil
+}
+
+// failed writes, as JSON, the plan that was not carried out to its end: it names what is in the way.
+func (o *Options) failed(p *resource.Plan, writes int, err error) error {
+	if !o.JSON() {
+		return err
+	}
+	return errors.Join(err, o.writeJSON(applied{"1", p, false, writes}))
 }
 
 // check compares a saved plan with what would be planned now.
@@ -144,7 +164,11 @@ func interrupted(ctx context.Context, err error, again string) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	return fmt.Errorf("interrupted: %w\n%s goes on from here", err, again)
+	sep := " "
+	if many(err) {
+		sep = "\n"
+	}
+	return fmt.Errorf("interrupted:%s%w\n%s goes on from here", sep, err, again)
 }
 
 // Destroy removes everything that plumb has on this machine for the node, and puts back what it changed.
@@ -168,24 +192,8 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 	if err != nil {
 		return err
 	}
-	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
-	}
-	if !o.JSON() {
-		if err := o.writePlan(p); err != nil {
-			return err
-		}
-	}
-	if !p.Empty() {
-		if err := o.mayGoOn(ctx, opt, saved != nil, "Remove all of this?"); err != nil {
-			return err
-		}
-	}
-	show, clear := o.progress()
-	err = reconciler.Destroy(ctx, s.host, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-	clear()
-	if err != nil {
-		return interrupted(ctx, err, "plumb destroy")
+	if err := s.remove(ctx, opt, saved, p, observed); err != nil {
+		return o.failed(p, s.host.Writes(), err)
 	}
 	if err := o.removeFolders(s.host.BPFFS); err != nil {
 		return err
@@ -196,6 +204,34 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 	}
 	_, err = fmt.Fprintf(o.Out, "node %s: nothing is left\n", s.node)
 	return err
+}
+
+// remove carries out a plan to destroy, as carryOut does one to apply.
+func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	o := s.o
+	if err := s.check(saved, p, observed); err != nil {
+		return exitOf(err)
+	}
+	if !o.JSON() {
+		if err := o.writePlan(p); err != nil {
+			return err
+		}
+	}
+	if len(p.Conflicts) > 0 {
+		return exitOf(&reconciler.ConflictError{Conflicts: p.Conflicts})
+	}
+	if !p.Empty() {
+		if err := o.mayGoOn(ctx, opt, saved != nil, "Remove all of this?"); err != nil {
+			return err
+		}
+	}
+	show, clear := o.progress()
+	err := reconciler.Destroy(ctx, s.host, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+	clear()
+	if err != nil {
+		return interrupted(ctx, err, "plumb destroy")
+	}
+	return nil
 }
 
 // removeFolders removes what is common to the nodes of this machine once the last of them is gone.

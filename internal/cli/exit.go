@@ -47,11 +47,22 @@ func Report(w io.Writer, err error) int {
 			return code
 		}
 	}
-	var all *multierror.Error
-	if errors.As(err, &all) {
+	if many(err) {
 		fmt.Fprintln(w, err)
 	} else {
 		fmt.Fprintln(w, "plumb:", err)
 	}
 	return code
+}
+
+// many reports whether err is several errors, and has them printed one a line.
+func many(err error) bool {
+	var all *multierror.Error
+	if !errors.As(err, &all) {
+		return false
+	}
+	if all.ErrorFormat == nil {
+		all.ErrorFormat = lines
+	}
+	return true
 }

@@ -46,11 +46,31 @@ func (o *Options) Init(ctx context.Context, example string) error {
 		}
 		names = append(names, compiler.AddressFile)
 	}
-	for _, name := range names {
-		fmt.Fprintf(o.Out, "wrote %s\n", filepath.Join(o.Dir, name))
+	if err := o.wrote(names...); err != nil || o.JSON() {
+		return err
 	}
 	_, err := fmt.Fprintln(o.Out, "next: plumb validate, then plumb lab up to try it, or plumb plan on the machine itself")
 	return err
+}
+
+// wrote names the files that a command wrote into the repository.
+func (o *Options) wrote(names ...string) error {
+	var paths []string
+	for _, name := range names {
+		paths = append(paths, filepath.Join(o.Dir, name))
+	}
+	if o.JSON() {
+		return o.writeJSON(struct {
+			FormatVersion string   `json:"format_version"`
+			Files         []string `json:"files"`
+		}{"1", paths})
+	}
+	for _, path := range paths {
+		if _, err := fmt.Fprintf(o.Out, "wrote %s\n", path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeNew writes files below dir, all of them or, if one is there already, none.
@@ -87,8 +107,7 @@ func (o *Options) Allocate(ctx context.Context) error {
 	if err := o.writeAddresses(ctx); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(o.Out, "wrote %s\n", filepath.Join(o.Dir, compiler.AddressFile))
-	return err
+	return o.wrote(compiler.AddressFile)
 }
 
 func (o *Options) writeAddresses(ctx context.Context) error {

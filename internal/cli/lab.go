@@ -138,6 +138,13 @@ func (o *Options) LabDown(name string) error {
 	if err != nil {
 		return err
 	}
+	if o.JSON() {
+		return o.writeJSON(struct {
+			FormatVersion string `json:"format_version"`
+			Name          string `json:"name"`
+			Removed       bool   `json:"removed"` // false: there was none
+		}{"1", name, found})
+	}
 	if found {
 		fmt.Fprintf(o.Out, "lab %s is gone\n", name)
 	} else {

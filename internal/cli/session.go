@@ -86,9 +86,20 @@ func (o *Options) begin(ctx context.Context, command, featuresFile string) (s *s
 		return s, err
 	}
 	if featuresFile == "" {
-		s.host, err = o.openHost(s.node)
+		if s.host, err = o.openHost(s.node); err == nil {
+			err = s.here()
+		}
 	}
 	return s, err
+}
+
+// here refuses to work on a node that is at work in another network namespace: nothing of it would be found here.
+func (s *session) here() error {
+	err := s.host.Elsewhere()
+	if errors.Is(err, host.ErrElsewhere) {
+		return &Exit{ExitConflict, err}
+	}
+	return err
 }
 
 func (s *session) close() {
@@ -182,7 +193,12 @@ func (o *Options) beginDestroy(ctx context.Context, command string) (*session, e
 	if err != nil {
 		return nil, err
 	}
-	return &session{o: o, node: node, host: h}, nil
+	s := &session{o: o, node: node, host: h}
+	if err := s.here(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func kernelRelease() (string, error) {

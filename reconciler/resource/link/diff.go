@@ -54,15 +54,27 @@ func (Ops) Diff(observed, desired Link) (fields []resource.Field, inPlace bool) 
 }
 
 // Conflicts names the devices of other owners that have the name of a link or of its other end, or that keep a parent
-// busy with children of another kind.
+// busy with children of another kind. A root namespace is one node's: routes and rules don't say of which they are, so what
+// another node has there is a conflict, whatever is desired.
 func (Ops) Conflicts(desired resource.State, foreign []Link) []resource.Conflict {
 	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		if f.Node != "" && f.NetNS == "" {
+			conflicts = append(conflicts, resource.Conflict{ID: f.ID(), Foreign: "link " + f.Describe(), Owner: f.Owner,
+				Fix: fmt.Sprintf("two nodes can't share a network namespace: run one of them in another, or remove what %s has here (plumb destroy --node %s)",
+					f.Node, f.Node)})
+			break
+		}
+	}
 	for _, id := range desired.IDs() {
 		d, ok := desired[id].(Link)
 		if !ok {
 			continue
 		}
 		for _, f := range foreign {
+			if f.Node != "" && f.NetNS == "" {
+				continue
+			}
 			c := resource.Conflict{ID: id, Foreign: "link " + f.Describe(), Owner: f.Owner}
 			switch {
 			case f.ID() == id && id.NetNS != "":

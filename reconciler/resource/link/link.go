@@ -43,6 +43,8 @@ type Link struct {
 	Faults string
 	// Owner is whose a foreign link is, in words; "" otherwise.
 	Owner string
+	// Node is the other plumb node that made a foreign link, if one did.
+	Node string
 }
 
 // Peer is the end of a pair in the root namespace.

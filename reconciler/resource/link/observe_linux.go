@@ -16,7 +16,7 @@ import (
 
 // Observe returns the devices that carry our group (or, should somebody have cleared that, our alias). A pair is returned
 // once, under its end in the pod. Of foreign ones it returns those with the name of a desired link or of its other end,
-// and the children of desired parents.
+// the children of desired parents, and what another plumb node has in this root namespace.
 func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Link) (owned, foreign []Link, err error) {
 	names, err := h.Namespaces(ctx)
 	if err != nil {
@@ -163,7 +163,7 @@ func (o *observer) node() {
 		found := o.describe("", l, nil)
 		if !ours(o.h, l) {
 			_, isPeer := o.peers[l.Name]
-			if isPeer || o.names[found.ID()] || found.Parent != "" && o.parents[found.Parent] {
+			if isPeer || found.Node != "" || o.names[found.ID()] || found.Parent != "" && o.parents[found.Parent] {
 				o.foreign = append(o.foreign, found)
 			}
 			continue
@@ -191,7 +191,7 @@ func (o *observer) describe(pod string, l, end *host.Link) Link {
 	if !ours(o.h, l) && end == nil {
 		r.Owner = resource.Unmarked
 		if node, other := o.h.OtherNode(l.Alias); other {
-			r.Owner = "plumb node " + node + "'s"
+			r.Owner, r.Node = "plumb node "+node+"'s", node
 		}
 		return r
 	}
