@@ -29,6 +29,24 @@ func (b *builder) settleMTUs() {
 		default:
 			b.warn("uplink %s isn't a device of this machine, so whether the MTUs fit isn't checked", uplink)
 		}
+		b.checkIPv6MTU(p, known)
+	}
+}
+
+// minIPv6MTU is the least that IPv6 works with (RFC 8200); the kernel switches it off on devices that carry less.
+const minIPv6MTU = 1280
+
+// checkIPv6MTU finds MTUs that are too small for the addresses that pods were given: those that the files name were
+// looked at before.
+func (b *builder) checkIPv6MTU(p *pod, uplink int) {
+	i := slices.IndexFunc(p.addrs, func(a address) bool { return a.Is6() })
+	switch {
+	case i < 0 || p.bad || p.MTU >= minIPv6MTU:
+	case uplink > 0 && uplink < minIPv6MTU:
+		b.add(p.addrs[i].cidr.path, b.node.path+".uplinks", "podCIDR %s needs an MTU of %d, and the uplink of pod %s has %d",
+			p.addrs[i].cidr.Prefix, minIPv6MTU, p.name, uplink)
+	default:
+		b.add(p.from(p.mtuFrom, "mtu"), p.addrs[i].cidr.path, "mtu %d is too small: IPv6 needs %d", p.MTU, minIPv6MTU)
 	}
 }
 

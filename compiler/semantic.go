@@ -172,8 +172,8 @@ func (f *fleet) checkPod(p *pod) {
 			wrong(p.sysctlFrom(key, f.cfg), "", "%s isn't a setting of a network namespace; those begin with net", key)
 		}
 	}
-	if p.MTU != 0 && p.MTU < 1280 && p.has(true) {
-		wrong(p.from(p.mtuFrom, "mtu"), "", "mtu %d is too small: IPv6 needs 1280", p.MTU)
+	if p.MTU != 0 && p.MTU < minIPv6MTU && p.has(true) {
+		wrong(p.from(p.mtuFrom, "mtu"), "", "mtu %d is too small: IPv6 needs %d", p.MTU, minIPv6MTU)
 	}
 }
 

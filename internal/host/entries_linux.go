@@ -175,9 +175,10 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 		for _, f := range files {
 			name := f.Name()
 			switch {
-			case strings.HasPrefix(name, ".") || f.IsDir():
+			case strings.HasPrefix(name, "."):
 			case dir == h.NetNSDir:
 				get(name).File = true
+			case f.IsDir():
 			case dir == h.Path(reserved):
 				get(name).Reserved = true
 			default:
@@ -270,13 +271,8 @@ func (h *Host) classify(e *Entry) error {
 	}
 	ns, err := h.enter(e.Name, filepath.Join(h.NetNSDir, e.Name))
 	switch {
-	case errors.Is(err, netns.ErrNotNetNS):
-		if !e.Reserved {
-			e.Owner = "a plain file"
-		}
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		e.File = false
+	case errors.Is(err, netns.ErrNotNetNS), errors.Is(err, fs.ErrNotExist):
+		e.Owner, e.File = h.noNamespace(e)
 		return nil
 	case err != nil:
 		return err
@@ -291,6 +287,23 @@ func (h *Host) classify(e *Entry) error {
 	}
 	e.NS = ns
 	return nil
+}
+
+// noNamespace says what is at a name that isn't a namespace's, and whether there is anything. A plain file under a name
+// that is reserved is what a kill left of ours.
+func (h *Host) noNamespace(e *Entry) (owner string, there bool) {
+	st, err := os.Lstat(filepath.Join(h.NetNSDir, e.Name))
+	switch {
+	case err != nil:
+		return "", false
+	case st.IsDir():
+		return "a folder", true
+	case st.Mode()&fs.ModeSymlink != 0:
+		return "a symbolic link", true
+	case !e.Reserved:
+		return "a plain file", true
+	}
+	return "", true
 }
 
 // owner says who marked a namespace, in words; "" for this node. Group and alias of lo are the mark. The alias is enough,

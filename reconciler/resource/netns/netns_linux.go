@@ -35,9 +35,20 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []NetNS) (owned, fo
 	for _, w := range wanted {
 		want[w.Name] = w
 	}
+	pods := map[netns.ID]string{} // wanted ones by what their names and paths lead to
+	for _, e := range entries {
+		if _, ok := want[e.Name]; ok && e.NS != nil && (e.Adopted == nil || pods[e.NS.ID] == "") {
+			pods[e.NS.ID] = e.Name
+		}
+	}
 	for _, e := range entries {
 		w, isWanted := want[e.Name]
 		n := NetNS{Name: e.Name, Owner: e.Owner}
+		if e.NS != nil && isWanted && pods[e.NS.ID] != e.Name {
+			n.Owner = "the namespace of pod " + pods[e.NS.ID]
+			foreign = append(foreign, n)
+			n.Owner = ""
+		}
 		switch {
 		case e.Adopted != nil:
 			n.Path = e.Adopted.Path

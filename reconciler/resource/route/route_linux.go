@@ -15,11 +15,16 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Observe implements reconciler.Ops. Foreign are the routes of others in the root namespace and in adopted ones.
-func (Ops) Observe(ctx context.Context, h *host.Host, _ []Route) (owned, foreign []Route, err error) {
+// Observe implements reconciler.Ops. Foreign are the routes of others in the root namespace and in adopted ones, and in
+// pods' own those that somebody put in the place of a wanted one.
+func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Route) (owned, foreign []Route, err error) {
 	all, err := h.Devices(ctx)
 	if err != nil {
 		return nil, nil, err
+	}
+	places := map[resource.ID]bool{}
+	for _, w := range wanted {
+		places[w.ID()] = true
 	}
 	seen := map[resource.ID]int{} // index in owned
 	for _, devs := range all {
@@ -30,8 +35,11 @@ func (Ops) Observe(ctx context.Context, h *host.Host, _ []Route) (owned, foreign
 		}
 		for _, k := range routes {
 			if k.Protocol != resource.Protocol {
-				if !devs.Own && interesting(k, devs) {
-					foreign = append(foreign, observed(name, devs, k))
+				if !interesting(k, devs) {
+					continue
+				}
+				if f := observed(name, devs, k); !devs.Own || places[f.ID()] {
+					foreign = append(foreign, f)
 				}
 				continue
 			}

@@ -283,3 +283,29 @@ func TestSilentConflicts(t *testing.T) {
 		})
 	}
 }
+
+// In a pod of its own a foreign route matters only where a wanted one should be: the kernel would refuse that.
+func TestForeignInPod(t *testing.T) {
+	h := kindtest.Root(t)
+	kindtest.Pod(t, h, "web")
+	pod, err := h.NS("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := route.Route{NetNS: "web", Dst: netip.MustParsePrefix("0.0.0.0/0"), Table: route.MainTable, Dev: "eth0"}
+	for _, dst := range []string{"0.0.0.0/0", "10.9.0.0/24"} {
+		r := netlink.Route{Dst: ipnet(dst), Type: unix.RTN_BLACKHOLE, Protocol: unix.RTPROT_STATIC}
+		if err := pod.Handle().RouteAdd(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.Forget()
+	_, foreign, err := (route.Ops{}).Observe(t.Context(), h, []route.Route{want})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conflicts := (route.Ops{}).Conflicts(resource.State{want.ID(): want}, foreign)
+	if len(conflicts) != 1 || conflicts[0].Foreign != "blackhole default proto static" {
+		t.Errorf("conflicts %+v, want the default route's alone", conflicts)
+	}
+}
