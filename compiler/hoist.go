@@ -33,7 +33,26 @@ type entry struct {
 	from, to int    // where its label begins and its value ends, in the file's text
 	wire     string // the wire form of its value; empty for a field that is as if it were left out
 	literal  bool   // else only CUE can tell what it is
-	twice    bool   // there is another of the same name
+	optional bool   // "web?: ..." says what holds if there is a web
+	sets     uint64 // the fields of its value, by index in the Go struct
+	with     *entry // another one of the same name, and so on
+	stay     bool   // only CUE can unify it with those
+}
+
+// unify settles what the entries of one name are together. Structs whose fields differ hold all of them; what only ever is
+// optional is nothing; the rest is CUE's.
+func (c *entry) unify() (nothing bool) {
+	var sets uint64
+	nothing, stay := true, false
+	for p := c; p != nil; p = p.with {
+		nothing = nothing && p.optional
+		stay = stay || !p.literal || p.sets&sets != 0 || (p.key == "" && p.with != nil)
+		sets |= p.sets
+	}
+	for p := c; p != nil; p = p.with {
+		p.stay = stay
+	}
+	return nothing && !stay
 }
 
 // hoist takes literals out of the files. Files that hold nothing else have no syntax tree, and get one only if something in
@@ -44,6 +63,7 @@ func (e *evaluation) hoist() []Mistake {
 		return nil
 	}
 	h := &hoisted{entries: map[entryName]*entry{}}
+	var absent []entryName
 	each(len(e.files), func(i int) {
 		if f := e.files[i]; f.syntax != nil {
 			f.findEntries()
@@ -61,15 +81,18 @@ func (e *evaluation) hoist() []Mistake {
 	for _, f := range e.files {
 		for i := range f.entries {
 			c := &f.entries[i]
-			if other := h.entries[c.entryName]; other != nil {
-				other.twice, c.twice = true, true
-			}
+			c.with = h.entries[c.entryName]
 			h.entries[c.entryName] = c
+		}
+	}
+	for name, c := range h.entries {
+		if c.unify() {
+			absent = append(absent, name)
 		}
 	}
 	// What stays may refer to what would go. The answer can't get larger by leaving more, so one pass is enough: an entry that
 	// stays only because its field is off is literal and refers to nothing.
-	stays := func(c entry) bool { return !c.literal || c.twice || off[c.field] }
+	stays := func(c entry) bool { return !c.literal || c.stay || off[c.field] }
 	referred := map[string]bool{}
 	for _, f := range e.files {
 		if f.syntax != nil {
@@ -94,6 +117,9 @@ func (e *evaluation) hoist() []Mistake {
 		if stays(*c) {
 			delete(h.entries, name)
 		}
+	}
+	for _, name := range absent {
+		delete(h.entries, name)
 	}
 	e.hoisted = h
 	return nil
@@ -150,6 +176,8 @@ func (f *sourceFile) findEntries() {
 			for _, d := range st.Elts {
 				if fd, key, ok := plainField(d); ok && key != "" {
 					f.addEntry(entryName{name, key}, fd)
+				} else if fd, key, ok := optionalField(d); ok {
+					f.addEntry(entryName{name, key}, fd)
 				} else {
 					f.off = append(f.off, name)
 				}
@@ -161,7 +189,7 @@ func (f *sourceFile) findEntries() {
 }
 
 func (f *sourceFile) addEntry(name entryName, fd *ast.Field) {
-	c := entry{entryName: name, file: f, from: fd.Label.Pos().Offset()}
+	c := entry{entryName: name, file: f, from: fd.Label.Pos().Offset(), optional: fd.Constraint == token.OPTION}
 	r := literalReader{text: f.source, at: c.from}
 	if _, ok := r.label(); ok && r.entry(&c) {
 		c.literal = c.to == fd.End().Offset()
@@ -194,6 +222,18 @@ func plainField(d ast.Decl) (*ast.Field, string, bool) {
 		return f, s, ok
 	}
 	return nil, "", false
+}
+
+// optionalField is plainField for a field that is only said of if it is there: web?: {}.
+func optionalField(d ast.Decl) (*ast.Field, string, bool) {
+	f, ok := d.(*ast.Field)
+	if !ok || f.Constraint != token.OPTION {
+		return nil, "", false
+	}
+	plain := *f
+	plain.Constraint = token.ILLEGAL
+	_, name, ok := plainField(&plain)
+	return f, name, ok && name != ""
 }
 
 func literalString(x ast.Expr) (string, bool) {

@@ -16,9 +16,11 @@ import (
 // decodes what the schema's rules allow as it goes. There is no syntax tree, which is most of the time and memory that CUE's parser
 // takes. What it refuses may be anything, valid or not, and is for CUE to read.
 type literalReader struct {
-	text    string
-	at      int
-	scratch []byte
+	text     string
+	at       int
+	scratch  []byte
+	optional bool   // the last label had a question mark
+	sets     uint64 // the fields of the last struct, by index in the Go struct
 }
 
 // plainEntries reads a file that is plain literals throughout. False means that it isn't.
@@ -39,14 +41,14 @@ func plainEntries(f *sourceFile) bool {
 		field, ok := r.label()
 		fr, known := configRule().fields[field]
 		switch {
-		case !ok || !known:
+		case !ok || !known || r.optional:
 			return false
 		case fr.kind != mapKind:
 			all = append(all, entry{entryName: entryName{field: field}, file: f, from: from})
 			ok = r.entry(&all[have])
 		default:
 			ok = r.fields(func(key string, from int) bool {
-				all = append(all, entry{entryName: entryName{field, key}, file: f, from: from})
+				all = append(all, entry{entryName: entryName{field, key}, file: f, from: from, optional: r.optional})
 				return key != "" && r.entry(&all[len(all)-1])
 			}) && len(all) > have
 		}
@@ -69,10 +71,11 @@ func (r *literalReader) entry(e *entry) bool {
 		rule, t = rule.value, t.Elem()
 	}
 	v := reflect.New(t).Elem()
+	r.sets = 0
 	if !r.value(rule, v) {
 		return false
 	}
-	e.to, e.literal = r.at, true
+	e.to, e.literal, e.sets = r.at, true, r.sets
 	if e.key != "" || !v.IsZero() {
 		r.scratch = appendWire(r.scratch[:0], v)
 		e.wire = string(r.scratch)
@@ -160,7 +163,7 @@ func (r *literalReader) structure(rule *rule, dst reflect.Value) bool {
 	ok := r.fields(func(name string, _ int) bool {
 		fr, known := rule.fields[name]
 		i, have := fields[name]
-		if !known || !have || seen&(1<<i) != 0 {
+		if !known || !have || r.optional || seen&(1<<i) != 0 {
 			return false
 		}
 		seen |= 1 << i
@@ -169,6 +172,7 @@ func (r *literalReader) structure(rule *rule, dst reflect.Value) bool {
 	for _, name := range rule.required {
 		ok = ok && seen&(1<<fields[name]) != 0
 	}
+	r.sets = seen
 	return ok
 }
 
@@ -178,7 +182,7 @@ func (r *literalReader) mapping(rule *rule, dst reflect.Value) bool {
 	ok := r.fields(func(name string, _ int) bool {
 		n++
 		e := reflect.New(dst.Type().Elem()).Elem()
-		if !rule.key.allowsString(name) || !r.value(rule.value, e) {
+		if r.optional || !rule.key.allowsString(name) || !r.value(rule.value, e) {
 			return false
 		}
 		m.SetMapIndex(reflect.ValueOf(name), e)
@@ -207,13 +211,14 @@ func (r *literalReader) fields(each func(name string, from int) bool) bool {
 	return true
 }
 
-// label reads a fixed name and the colon behind it.
+// label reads a fixed name and the colon behind it, perhaps with a question mark between.
 func (r *literalReader) label() (string, bool) {
 	name := r.word()
 	ok := name != "" && token.Lookup(name) == token.IDENT
 	if name == "" {
 		name, ok = r.string()
 	}
+	r.optional = r.byte('?')
 	ok = ok && r.byte(':')
 	r.blank()
 	return name, ok

@@ -37,7 +37,7 @@ func (h *hoisted) wire(rest *schema.Config) []byte {
 			b = binary.AppendUvarint(append(b, byte(i+1)), uint64(len(keys[name])))
 			for _, k := range keys[name] {
 				if b = appendString(b, k); h.entries[entryName{name, k}] != nil {
-					b = append(b, h.entries[entryName{name, k}].wire...)
+					b = h.entries[entryName{name, k}].append(b, f.Type().Elem())
 				} else {
 					b = appendWire(b, f.MapIndex(reflect.ValueOf(k)))
 				}
@@ -49,6 +49,19 @@ func (h *hoisted) wire(rest *schema.Config) []byte {
 	return append(b, 0)
 }
 
+// append appends the wire form of the value, whose type is t, with what others of the same name add.
+func (c *entry) append(b []byte, t reflect.Type) []byte {
+	if c.with == nil {
+		return append(b, c.wire...)
+	}
+	v := reflect.New(t).Elem()
+	for p := c; p != nil; p = p.with {
+		r := wireReader{b: p.wire}
+		r.value(v)
+	}
+	return appendWire(b, v)
+}
+
 // position is where the file says what path leads to, if that was hoisted. Only now is an entry parsed for its syntax.
 func (h *hoisted) position(path []cue.Selector) (f *sourceFile, offset int) {
 	c, rest := h.entries[entryName{field: label(path[0])}], path[1:]
@@ -58,16 +71,26 @@ func (h *hoisted) position(path []cue.Selector) (f *sourceFile, offset int) {
 	if c == nil {
 		return nil, 0
 	}
+	for p := c; p != nil; p = p.with {
+		if at := p.position(rest); at >= 0 && (len(rest) > 0 || !p.optional) {
+			return p.file, at
+		}
+	}
+	return nil, 0
+}
+
+// position is the offset in the file of what the path leads to inside the entry; -1 if it isn't there.
+func (c *entry) position(path []cue.Selector) int {
 	syntax, err := parser.ParseFile(c.file.name, c.file.source[c.from:c.to])
 	if err != nil {
-		return nil, 0
+		return -1
 	}
 	at, x := syntax.Pos(), syntax.Decls[0].(*ast.Field).Value
-	for _, sel := range rest {
+	for _, sel := range path {
 		switch v := x.(type) {
 		case *ast.ListLit:
 			if sel.Type() != cue.IndexLabel || sel.Index() >= len(v.Elts) {
-				return nil, 0
+				return -1
 			}
 			x = v.Elts[sel.Index()]
 		case *ast.StructLit:
@@ -76,15 +99,15 @@ func (h *hoisted) position(path []cue.Selector) (f *sourceFile, offset int) {
 				return ok && name == label(sel)
 			})
 			if i < 0 {
-				return nil, 0
+				return -1
 			}
 			x = v.Elts[i].(*ast.Field).Value
 		default:
-			return nil, 0
+			return -1
 		}
 		at = x.Pos()
 	}
-	return c.file, c.from + at.Offset()
+	return c.from + at.Offset()
 }
 
 func label(s cue.Selector) string {

@@ -119,10 +119,15 @@ func TestPlainEntries(t *testing.T) {
 		h := &hoisted{entries: map[entryName]*entry{}}
 		for i := range f.entries {
 			c := &f.entries[i]
-			if h.entries[c.entryName] != nil {
-				return // CUE's to unify
-			}
+			c.with = h.entries[c.entryName]
 			h.entries[c.entryName] = c
+		}
+		for name, c := range h.entries {
+			if nothing := c.unify(); c.stay {
+				return // CUE's to unify
+			} else if nothing {
+				delete(h.entries, name)
+			}
 		}
 		v := cuecontext.New().CompileBytes(text)
 		var config schema.Config
@@ -241,17 +246,32 @@ func (g *generator) value(r *rule) string {
 		}
 		b.WriteString("{" + g.one("", "\n", " // c\n\n"))
 		for range g.IntN(4) {
-			g.field(&b, g.key(r.key), g.value(r.value))
+			key := g.key(r.key)
+			if r.value.kind == structKind && g.IntN(3) == 0 { // in two parts, as addresses.cue is one
+				names := g.shuffledFields(r.value)
+				cut := g.IntN(len(names) + 1)
+				g.field(&b, key, g.structure(r.value, names[:cut]))
+				if g.IntN(4) > 0 {
+					key += "?"
+				}
+				g.field(&b, key, g.structure(r.value, names[cut:]))
+			} else {
+				g.field(&b, key, g.value(r.value))
+			}
 			if !g.wild {
 				break
 			}
 		}
 		return b.String() + "}"
 	}
+	return g.structure(r, g.shuffledFields(r))
+}
+
+// structure draws a struct of some of the named fields.
+func (g *generator) structure(r *rule, names []string) string {
 	var b strings.Builder
 	b.WriteString("{" + g.one("", "\n", " // c\n\n"))
-	names := g.shuffledFields(r)
-	if g.rarely(20) { // right but for a list's elements
+	if len(names) > 0 && g.rarely(20) { // right but for a list's elements
 		return names[0] + ": " + g.value(r.fields[names[0]].rule)
 	}
 	for _, name := range names {
