@@ -272,3 +272,37 @@ func TestNewbornChild(t *testing.T) {
 		t.Errorf("owned %+v", owned)
 	}
 }
+
+// An uplink that can't have children is a conflict before anything is created.
+func TestBusyParent(t *testing.T) {
+	want := link.Link{NetNS: "web", Name: "eth0", Type: link.Macvlan, Mode: "bridge", Parent: "eth0", MAC: podMAC}
+	for what, plant := range map[string]func(h *netlink.Handle, uplink *host.Link) error{
+		"a port of bridge br9": func(h *netlink.Handle, uplink *host.Link) error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = "br9"
+			br := &netlink.Bridge{LinkAttrs: attrs}
+			if err := h.LinkAdd(br); err != nil {
+				return err
+			}
+			return h.LinkSetMaster(uplink, br)
+		},
+		resource.Unmarked: func(h *netlink.Handle, uplink *host.Link) error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.ParentIndex = "mv9", uplink.Index
+			return h.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_PASSTHRU})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := kindtest.Root(t)
+			setup(t, h)
+			if err := plant(root(t, h).Handle(), find(t, root(t, h), "eth0")); err != nil {
+				t.Fatal(err)
+			}
+			_, foreign := observe(t, h, want)
+			conflicts := link.Ops{}.Conflicts(resource.State{want.ID(): want}, foreign)
+			if len(conflicts) != 1 || conflicts[0].Owner != what {
+				t.Errorf("conflicts %+v", conflicts)
+			}
+		})
+	}
+}

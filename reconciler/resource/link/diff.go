@@ -81,7 +81,9 @@ func (Ops) Conflicts(desired resource.State, foreign []Link) []resource.Conflict
 				c.Fix = fmt.Sprintf("remove it, or set pods.%s.interface to another name", id.NetNS)
 			case f.ID() == id, f.NetNS == "" && d.Peer != nil && d.Peer.Name == f.Name:
 				c.Fix = "remove or rename it"
-			case d.Parent != "" && f.NetNS == "" && f.Parent == d.Parent && (f.Type != d.Type || f.Type == IPvlan && f.Mode != d.Mode):
+			case d.Parent != "" && f.NetNS == "" && f.Name == d.Parent:
+				c.Fix = fmt.Sprintf("take %s out of it, attach to another uplink (the bridge or bond itself can be one), or use veth", d.Parent)
+			case d.Parent != "" && f.NetNS == "" && f.Parent == d.Parent && f.excludes(d):
 				c.Fix = fmt.Sprintf("remove it, or attach to another uplink: %s carries one kind and mode of children", d.Parent)
 			default:
 				continue
@@ -90,4 +92,9 @@ func (Ops) Conflicts(desired resource.State, foreign []Link) []resource.Conflict
 		}
 	}
 	return conflicts
+}
+
+// excludes reports whether a parent can't have child d beside child l.
+func (l Link) excludes(d Link) bool {
+	return l.Type != d.Type || l.Type == IPvlan && l.Mode != d.Mode || l.Type == Macvlan && l.Mode == "passthru"
 }

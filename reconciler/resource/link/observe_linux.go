@@ -161,6 +161,11 @@ func (o *observer) node() {
 			continue
 		}
 		found := o.describe("", l, nil)
+		if m := o.byIndex[l.MasterIndex]; m != nil && o.parents[l.Name] && takesFrames(m.Kind) {
+			busy := o.describe("", l, nil)
+			busy.Owner = "a port of " + m.Kind + " " + m.Name
+			o.foreign = append(o.foreign, busy)
+		}
 		if !ours(o.h, l) {
 			_, isPeer := o.peers[l.Name]
 			if isPeer || found.Node != "" || o.names[found.ID()] || found.Parent != "" && o.parents[found.Parent] {
@@ -248,6 +253,12 @@ func ours(h *host.Host, l *host.Link) bool {
 func isOther(h *host.Host, l *host.Link) bool {
 	_, other := h.OtherNode(l.Alias)
 	return other
+}
+
+// takesFrames reports whether a master takes the frames of its ports before children of theirs could: the kernel lets a
+// device have one or the other.
+func takesFrames(kind string) bool {
+	return kind == Bridge || kind == "bond" || kind == "team" || kind == "openvswitch"
 }
 
 func pair(kind string) bool { return kind == Veth || kind == Netkit }

@@ -8,7 +8,10 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-const mainPriority = 32766 // of the kernel's rule that looks up the main table
+const (
+	mainTable    = 254
+	mainPriority = 32766 // of the kernel's rule that looks up the main table
+)
 
 // Conflicts implements reconciler.Conflicter. A rule that comes first decides first: one that speaks about the packets
 // of pods and stands before plumb's (in the root namespace: before the main table) takes them away.
@@ -17,40 +20,49 @@ func (Ops) Conflicts(desired resource.State, foreign []Rule) []resource.Conflict
 		id     resource.ID
 		netns  string
 		prefix netip.Prefix
-		before int // rules up to this priority come first
+		before int  // rules up to this priority come first
+		pods   bool // prefix is a range of pods that the namespace has routes to
 	}
 	var claims []claim
 	for _, id := range desired.IDs() {
 		switch r := desired[id].(type) {
 		case Rule:
-			claims = append(claims, claim{id, r.NetNS, r.Src, r.Priority})
+			claims = append(claims, claim{id, r.NetNS, r.Src, r.Priority, false})
 		case resource.PodPrefixer:
 			if p, ok := r.PodRange(); ok {
-				claims = append(claims, claim{id, id.NetNS, p, mainPriority})
+				claims = append(claims, claim{id, id.NetNS, p, mainPriority, true})
 			}
 		}
 	}
 	var conflicts []resource.Conflict
 	for _, f := range foreign {
 		for _, c := range claims {
-			// A rule without a source is about everything: too common (VPNs, VRFs) to refuse, it is warned of.
-			if f.NetNS != c.netns || !f.Src.IsValid() || f.Src.Bits() == 0 || f.Priority > c.before || !f.Src.Overlaps(c.prefix) {
+			// A rule without a source is about everything: too common (VPNs, VRFs) to refuse, it is warned of. One that leads
+			// what goes to pods past the routes to them is in the way.
+			switch {
+			case f.NetNS != c.netns || f.Priority > c.before:
+				continue
+			case f.Src.IsValid() && f.Src.Bits() > 0 && f.Src.Overlaps(c.prefix):
+				conflicts = append(conflicts, f.conflict(c.id, "from", "sources", c.prefix))
+			case c.pods && f.Table != mainTable && f.Dst.IsValid() && f.Dst.Bits() > 0 && f.Dst.Overlaps(c.prefix):
+				conflicts = append(conflicts, f.conflict(c.id, "to", "destinations", c.prefix))
+			default:
 				continue
 			}
-			conflicts = append(conflicts, f.conflict(c.id, c.prefix))
 			break
 		}
 	}
 	return conflicts
 }
 
-func (r Rule) conflict(id resource.ID, p netip.Prefix) resource.Conflict {
+// conflict says that r decides about packets from or to p; which is what to change of it.
+func (r Rule) conflict(id resource.ID, way, which string, p netip.Prefix) resource.Conflict {
 	return resource.Conflict{
 		ID:      id,
 		Foreign: "rule " + r.text(),
 		Owner:   resource.ProtocolOwner(r.Protocol),
-		Fix: fmt.Sprintf("it decides about packets from %s before plumb's routes do: take it away (%s rule del priority %d), or give it other sources",
-			p, resource.IPCommand(r.NetNS, r.Src.Addr().Is6()), r.Priority),
+		Fix: fmt.Sprintf("it decides about packets %s %s before plumb's routes do: take it away (%s rule del priority %d), or give it other %s",
+			way, p, resource.IPCommand(r.NetNS, p.Addr().Is6()), r.Priority, which),
 	}
 }
 

@@ -27,6 +27,11 @@ func TestConflicts(t *testing.T) {
 		}
 		return f
 	}
+	to := func(dst string, table int) Rule {
+		f := r("", 500, "", table, "to "+dst)
+		f.Dst = netip.MustParsePrefix(dst)
+		return f
+	}
 	for _, c := range []struct {
 		name    string
 		foreign Rule
@@ -38,6 +43,9 @@ func TestConflicts(t *testing.T) {
 		{"after the main table", r("", 32767, "10.0.0.0/24", 100, ""), ""},
 		{"from elsewhere", r("", 500, "192.168.0.0/16", 100, ""), ""},
 		{"from all", r("", 500, "", 51820, "not fwmark 0xca6c"), ""},
+		{"to the pods", to("10.0.0.0/16", 100), "route 10.0.0.0/24 | rule 500: from all to 10.0.0.0/16 lookup 100 | protocol boot"},
+		{"to the pods, by the main table", to("10.0.0.0/16", 254), ""},
+		{"to elsewhere", to("192.168.0.0/16", 100), ""},
 		{"before plumb's in an adopted namespace", r("db", 900, "10.0.0.0/24", 100, ""), "rule db/1000: from 10.0.0.20/32 lookup 112 | rule 900: from 10.0.0.0/24 lookup 100 | protocol boot"},
 		{"equal key in an adopted namespace", r("db", 1000, "10.0.0.20/32", 112, ""), "rule db/1000: from 10.0.0.20/32 lookup 112 | rule 1000: from 10.0.0.20 lookup 112 | protocol boot"},
 		{"after plumb's in an adopted namespace", r("db", 1100, "10.0.0.0/24", 100, ""), ""},

@@ -24,6 +24,8 @@ type Rule struct {
 
 	// Rest is what else the rule says, as `ip rule` prints it: "to 192.0.2.0/24 fwmark 0x1". Empty on desired ones.
 	Rest string
+	// Dst is where a foreign rule's packets go to, if it says so and means just those.
+	Dst netip.Prefix
 	// Protocol is who made a foreign rule.
 	Protocol int
 }

@@ -40,6 +40,9 @@ func (Ops) Observe(ctx context.Context, h *host.Host, _ []Rule) (owned, foreign 
 					continue // whoever sets rules inside a pod's own namespace wants them
 				}
 				r.Protocol = int(k.Protocol)
+				if k.Dst != nil && !k.Invert {
+					r.Dst = host.Prefix(k.Dst)
+				}
 				foreign = append(foreign, r)
 			}
 		}
