@@ -38,14 +38,34 @@ func Skips(output string) []Skip {
 	return skips
 }
 
-// Summarize prints a line for every step, all that a failed one printed, and every skipped test with its reason. It
-// returns how many steps failed.
-func (o *Outcome) Summarize(w io.Writer, kernel string) int {
-	failed := 0
+// passLine is the verdict on a test or a subtest that passed.
+var passLine = regexp.MustCompile(`(?m)^ *--- PASS: `)
+
+// Totals is a machine's work in figures.
+type Totals struct {
+	OK, Failed      int // steps
+	Passed, Skipped int // tests, their subtests included
+}
+
+// Totals counts. Steps that were never reached have failed.
+func (o *Outcome) Totals(steps int) Totals {
+	var t Totals
+	for _, r := range o.Results {
+		if r.OK() {
+			t.OK++
+		}
+		t.Passed += len(passLine.FindAll(r.Output, -1))
+		t.Skipped += len(Skips(string(r.Output)))
+	}
+	t.Failed = steps - t.OK
+	return t
+}
+
+// Summarize prints a line for every step, all that a failed one printed, and every skipped test with its reason.
+func (o *Outcome) Summarize(w io.Writer, kernel string) {
 	for _, r := range o.Results {
 		verdict := "ok  "
 		if !r.OK() {
-			failed++
 			verdict = "FAIL"
 			fmt.Fprintf(w, "%s\n", r.Output)
 		}
@@ -59,5 +79,4 @@ func (o *Outcome) Summarize(w io.Writer, kernel string) int {
 			fmt.Fprintf(w, "      skipped %s: %s\n", s.Test, s.Reason)
 		}
 	}
-	return failed
 }

@@ -45,7 +45,7 @@ func command(ctx context.Context, args []string) error {
 	set.StringVar(&o.args, "args", "", "more `arguments` for the test binaries, separated by spaces")
 	set.StringVar(&o.out, "out", "", "`folder` for the files that steps leave in /out, one folder a kernel")
 	set.IntVar(&o.cpus, "cpus", 2, "`number` of processors of a machine")
-	set.DurationVar(&o.timeout, "timeout", 5*time.Minute, "for one machine; ten times as much where it is emulated in software")
+	set.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for one machine; ten times as much where it is emulated in software")
 	set.BoolVar(&o.verbose, "v", false, "print everything as it comes")
 	if err := set.Parse(args[1:]); err != nil {
 		return err
@@ -87,7 +87,7 @@ type options struct {
 // test runs the test binaries of the packages.
 func (o options) test(ctx context.Context, patterns []string) error {
 	built := map[string][]vmtest.Package{} // by architecture: once for all kernels
-	return o.each(ctx, func(m *vmtest.Machine, root *vmtest.Root) ([]vmtest.Step, error) {
+	return o.each(ctx, "packages", func(m *vmtest.Machine, root *vmtest.Root) ([]vmtest.Step, error) {
 		pkgs, ok := built[m.Kernel.Arch]
 		if !ok {
 			var err error
@@ -102,7 +102,8 @@ func (o options) test(ctx context.Context, patterns []string) error {
 			if err := root.Put(p.Binary, guest, nil); err != nil {
 				return nil, err
 			}
-			argv := append([]string{guest, "-test.v", "-test.timeout=" + m.Timeout.String()}, strings.Fields(o.args)...)
+			// What hangs says where: half of the machine's time leaves it some for that.
+			argv := append([]string{guest, "-test.v", "-test.timeout=" + (m.Timeout / 2).String()}, strings.Fields(o.args)...)
 			steps = append(steps, vmtest.Step{Name: p.Dir, Argv: argv, Dir: "/src/" + p.Dir})
 		}
 		return steps, nil
@@ -124,25 +125,26 @@ func (o options) run(ctx context.Context, file string) error {
 		}
 		steps = append(steps, vmtest.Step{Name: line, Argv: strings.Fields(line), Dir: "/src"})
 	}
-	return o.each(ctx, func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error) { return steps, nil })
+	return o.each(ctx, "commands", func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error) { return steps, nil })
 }
 
-// each starts a machine for every kernel, one after the other, to run the steps that prepare returns.
-func (o options) each(ctx context.Context, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
+// each starts a machine for every kernel, one after the other, to run the steps that prepare returns; what is the word
+// for them.
+func (o options) each(ctx context.Context, what string, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
 	kernels, err := o.source.Kernels(ctx, strings.Fields(o.kernels))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, k := range kernels {
-		if err := o.one(ctx, k, prepare); err != nil {
+		if err := o.one(ctx, k, what, prepare); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (o options) one(ctx context.Context, k *vmtest.Kernel, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
+func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
 	m := &vmtest.Machine{Kernel: k, CPUs: o.cpus, Timeout: o.timeout}
 	how := "with KVM"
 	if m.Slow() {
@@ -182,11 +184,12 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, prepare func(*vmtest
 	if outcome == nil {
 		return err
 	}
-	failed := outcome.Summarize(os.Stdout, k.Name)
-	fmt.Printf("kernel %s, %s: started in %.1fs, %d of %d ok, %v in all\n\n", k.Name, how, outcome.Up, len(outcome.Results)-failed, len(job.Steps),
-		time.Since(start).Round(100*time.Millisecond))
-	if err == nil && failed > 0 {
-		err = fmt.Errorf("kernel %s: %d of %d failed", k.Name, failed, len(job.Steps))
+	outcome.Summarize(os.Stdout, k.Name)
+	n := outcome.Totals(len(job.Steps))
+	fmt.Printf("kernel %s, %s: %d %s ok, %d failed; %d tests passed, %d skipped; %.0fs, of them %.0fs to start\n\n", k.Name, how, n.OK, what, n.Failed,
+		n.Passed, n.Skipped, time.Since(start).Seconds(), outcome.Up)
+	if err == nil && n.Failed > 0 {
+		err = fmt.Errorf("kernel %s: %d of %d %s failed", k.Name, n.Failed, len(job.Steps), what)
 	}
 	if o.out != "" {
 		err = errors.Join(err, save(filepath.Join(o.out, k.Name), outcome.Files))

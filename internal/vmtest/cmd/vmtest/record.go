@@ -22,7 +22,7 @@ func (o options) record(ctx context.Context) error {
 	}
 	defer os.RemoveAll(tmp)
 	o.out = tmp
-	err = o.each(ctx, func(m *vmtest.Machine, root *vmtest.Root) ([]vmtest.Step, error) {
+	err = o.each(ctx, "probes", func(m *vmtest.Machine, root *vmtest.Root) ([]vmtest.Step, error) {
 		probe, err := o.source.Program(ctx, m.Kernel.Arch, "./internal/vmtest/cmd/probe")
 		if err != nil {
 			return nil, err
