@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,7 +40,7 @@ func RunEvaluator() bool {
 	if len(os.Args) != 1 || os.Args[0] != evaluatorName {
 		return false
 	}
-	if err := serveEvaluation(os.Stdin, os.Stdout); err != nil && err != io.EOF {
+	if err := serveEvaluation(os.Stdin, os.Stdout); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -31,7 +31,7 @@ func (e *evaluation) overlay() (map[string]load.Source, []Mistake) {
 	overlay[modName] = load.FromString(modText)
 	modPath := ""
 	if mod, err := modfile.ParseNonStrict([]byte(modText), modName); err == nil { // CUE's loader says what is wrong with it
-		modPath = mod.ModulePath()
+		modPath = mod.ModuleRootPath()
 	}
 
 	seen := map[string]bool{schema.ImportPath: true}

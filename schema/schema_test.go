@@ -63,7 +63,7 @@ func sameFields(t *testing.T, path string, v cue.Value, typ reflect.Type) {
 	case reflect.Map:
 		var elem cue.Value
 		for _, key := range []string{"a", "net.a"} { // a name, and a sysctl
-			if filled := v.FillPath(cue.MakePath(cue.Str(key)), v.Context().CompileString("_")); filled.Err() == nil {
+			if filled := v.FillPath(cue.MakePath(cue.Str(key)), cuecontext.New().CompileString("_")); filled.Err() == nil {
 				elem = filled.LookupPath(cue.MakePath(cue.Str(key)))
 				break
 			}
