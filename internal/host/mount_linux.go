@@ -21,13 +21,18 @@ func Mount(fstype string) (string, error) {
 	for lines.Scan() {
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		if fields := strings.Fields(before); strings.HasPrefix(after, fstype+" ") && len(fields) > 4 {
-			return fields[4], nil
+			return unescape(fields[4]), nil
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return "", fmt.Errorf("look for a %s mount: %w", fstype, err)
 	}
 	return "", fmt.Errorf("no %s file system is mounted: %w", fstype, fs.ErrNotExist)
+}
+
+// unescape undoes what the kernel does to blanks and backslashes in a path: "\040" is a blank.
+func unescape(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace(path)
 }
 
 // MountOr is Mount with an answer for machines that have no such mount yet.
