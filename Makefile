@@ -28,7 +28,7 @@ test:
 
 # The privileged tests and the examples on other kernels, in virtual machines.
 test-kernels: bin/plumb bin/plumb-linux-arm64
-	.ci/deps vm
+	.ci/deps run test vm
 	internal/vmtest/test-kernels
 
 lint:
