@@ -68,6 +68,12 @@ func parseLink(m []byte) (*Link, error) {
 			l.Name = a.text()
 		case unix.IFLA_IFALIAS:
 			l.Alias = a.text()
+		case unix.IFLA_PROP_LIST:
+			for p := range attrs(a.value) {
+				if p.kind == unix.IFLA_ALT_IFNAME {
+					l.AltNames = append(l.AltNames, p.text())
+				}
+			}
 		case unix.IFLA_ADDRESS:
 			if slices.ContainsFunc(a.value, func(b byte) bool { return b != 0 }) {
 				l.HardwareAddr = slices.Clone(a.value)

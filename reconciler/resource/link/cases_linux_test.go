@@ -306,3 +306,17 @@ func TestBusyParent(t *testing.T) {
 		})
 	}
 }
+
+// The kernel refuses a name that is another device's second one.
+func TestSecondName(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	if err := root(t, h).Handle().LinkAddAltName(find(t, root(t, h), "eth0"), "plumb-web"); err != nil {
+		t.Fatal(err)
+	}
+	_, foreign := observe(t, h, veth())
+	conflicts := link.Ops{}.Conflicts(resource.State{veth().ID(): veth()}, foreign)
+	if len(conflicts) != 1 || conflicts[0].Owner != "another name of eth0" {
+		t.Errorf("conflicts %+v", conflicts)
+	}
+}

@@ -161,6 +161,14 @@ func (o *observer) node() {
 			continue
 		}
 		found := o.describe("", l, nil)
+		for _, name := range l.AltNames {
+			// The kernel gives a device's further names to no other device.
+			if _, isPeer := o.peers[name]; isPeer || o.names[For("", name)] {
+				other := o.describe("", l, nil)
+				other.Name, other.Owner = name, "another name of "+l.Name
+				o.foreign = append(o.foreign, other)
+			}
+		}
 		if m := o.byIndex[l.MasterIndex]; m != nil && o.parents[l.Name] && takesFrames(m.Kind) {
 			busy := o.describe("", l, nil)
 			busy.Owner = "a port of " + m.Kind + " " + m.Name
