@@ -13,9 +13,6 @@ import (
 // Up brings up a lab with these nodes, whose PID is filled in. A lab that is up already stays as it is; what is left of
 // one that broke is removed first. It applies nothing.
 func Up(ctx context.Context, name, dir string, nodes []Node) (*Lab, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("a lab needs root, for its network namespaces (try sudo)")
-	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find folder: %w", err)
