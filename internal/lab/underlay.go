@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
@@ -137,7 +138,29 @@ func configure(h *netlink.Handle, up Uplink, routers []netip.Prefix) error {
 			return fmt.Errorf("add default route through %s: %w", routers[i].Addr(), err)
 		}
 	}
-	return nil
+	return waitUp(h, up.Name)
+}
+
+// waitUp waits until the kernel has noticed a device's carrier: before that its IPv6 addresses don't work.
+func waitUp(h *netlink.Handle, name string) error {
+	const patience = 5 * time.Second
+	late := time.After(patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find link: %w", err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			return fmt.Errorf("link %s is still %s after %s", name, link.Attrs().OperState, patience)
+		}
+	}
 }
 
 // routePods leads the node's podCIDRs to it, as the router of a real network would.
