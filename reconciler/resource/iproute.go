@@ -40,14 +40,24 @@ func TableName(table int) string {
 	return fmt.Sprint(table)
 }
 
-// IPCommand begins a command of ip(8) in a pod's namespace: "ip", "ip -6 -n web".
-func IPCommand(netns string, v6 bool) string {
+// Adopter is a namespace that may be one that plumb didn't make.
+type Adopter interface {
+	// Adopts is the path of the adopted namespace, "" for one of plumb's own.
+	Adopts() string
+}
+
+// IPCommand begins a command of ip(8) in a pod's namespace: "ip", "ip -6 -n web". An adopted namespace has no name that
+// ip knows: "nsenter --net=/proc/4242/ns/net ip".
+func (s State) IPCommand(netns string, v6 bool) string {
 	ip := "ip"
 	if v6 {
 		ip += " -6"
 	}
-	if netns != "" {
-		ip += " -n " + netns
+	if netns == "" {
+		return ip
 	}
-	return ip
+	if a, ok := s[ID{Kind: "netns", Name: netns}].(Adopter); ok && a.Adopts() != "" {
+		return "nsenter --net=" + a.Adopts() + " " + ip
+	}
+	return ip + " -n " + netns
 }

@@ -48,7 +48,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 			id, ok = wanted[ip]
 		}
 		if ok {
-			conflicts = append(conflicts, f.conflict(id, "the same address"))
+			conflicts = append(conflicts, f.conflict(desired, id, "the same address"))
 			continue
 		}
 		if f.NetNS != "" {
@@ -56,18 +56,18 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 		}
 		i := slices.IndexFunc(ranges, func(r podRange) bool { return r.prefix.Contains(ip) })
 		if i >= 0 {
-			conflicts = append(conflicts, f.conflict(ranges[i].id, "an address inside the pod range "+ranges[i].prefix.String()))
+			conflicts = append(conflicts, f.conflict(desired, ranges[i].id, "an address inside the pod range "+ranges[i].prefix.String()))
 		}
 	}
 	return conflicts
 }
 
-func (a Addr) conflict(id resource.ID, what string) resource.Conflict {
+func (a Addr) conflict(desired resource.State, id resource.ID, what string) resource.Conflict {
 	return resource.Conflict{
 		ID:      id,
 		Foreign: fmt.Sprintf("address %s dev %s", a.Prefix, a.Dev),
 		Owner:   a.owner(),
-		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, resource.IPCommand(a.NetNS, false), a.Prefix, a.Dev),
+		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, desired.IPCommand(a.NetNS, false), a.Prefix, a.Dev),
 	}
 }
 

@@ -84,7 +84,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Neigh) []resource.Conflic
 			ID:      f.ID(),
 			Foreign: "neighbour " + f.text(),
 			Owner:   owner,
-			Fix:     fmt.Sprintf("take it away (%s neigh del %s)", resource.IPCommand(f.NetNS, false), f.ID().Name),
+			Fix:     fmt.Sprintf("take it away (%s neigh del %s)", desired.IPCommand(f.NetNS, false), f.ID().Name),
 		})
 	}
 	return conflicts

@@ -37,6 +37,9 @@ func (n NetNS) DiesWith() []resource.ID { return nil }
 // Requires implements resource.Resource.
 func (n NetNS) Requires() []features.Feature { return []features.Feature{features.NetNS} }
 
+// Adopts implements resource.Adopter.
+func (n NetNS) Adopts() string { return n.Path }
+
 // Origin implements resource.Resource.
 func (n NetNS) Origin() string { return n.From }
 

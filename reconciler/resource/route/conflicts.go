@@ -31,7 +31,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Route) []resource.Conflic
 	}
 	var conflicts []resource.Conflict
 	for _, f := range foreign {
-		if c, ok := sameKey(byKey[key{f.NetNS, f.Table, f.Dst}], f); ok {
+		if c, ok := sameKey(desired, byKey[key{f.NetNS, f.Table, f.Dst}], f); ok {
 			conflicts = append(conflicts, c)
 			continue
 		}
@@ -44,7 +44,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Route) []resource.Conflic
 				continue
 			}
 			if what := f.meets(r); what != "" {
-				conflicts = append(conflicts, f.conflict(r.ID(), what))
+				conflicts = append(conflicts, f.conflict(desired, r.ID(), what))
 				break
 			}
 		}
@@ -52,10 +52,10 @@ func (Ops) Conflicts(desired resource.State, foreign []Route) []resource.Conflic
 	return conflicts
 }
 
-func sameKey(wanted []Route, f Route) (resource.Conflict, bool) {
+func sameKey(desired resource.State, wanted []Route, f Route) (resource.Conflict, bool) {
 	for _, r := range wanted {
 		if f.Metric <= r.Metric {
-			return f.conflict(r.ID(), "it wins over plumb's route to the same prefix"), true
+			return f.conflict(desired, r.ID(), "it wins over plumb's route to the same prefix"), true
 		}
 	}
 	return resource.Conflict{}, false
@@ -72,8 +72,8 @@ func (f Route) meets(r Route) string {
 	return ""
 }
 
-func (f Route) conflict(id resource.ID, what string) resource.Conflict {
-	ip := resource.IPCommand(f.NetNS, f.Dst.Addr().Is6())
+func (f Route) conflict(desired resource.State, id resource.ID, what string) resource.Conflict {
+	ip := desired.IPCommand(f.NetNS, f.Dst.Addr().Is6())
 	fix := fmt.Sprintf("%s: take it away (%s route del %s), or change the pods' addresses", what, ip, f.key())
 	if f.Connected {
 		fix = what + ": choose another range (podCIDRs), or another network for the device"

@@ -43,9 +43,9 @@ func (Ops) Conflicts(desired resource.State, foreign []Rule) []resource.Conflict
 			case f.NetNS != c.netns || f.Priority > c.before:
 				continue
 			case f.Src.IsValid() && f.Src.Bits() > 0 && f.Src.Overlaps(c.prefix):
-				conflicts = append(conflicts, f.conflict(c.id, "from", "sources", c.prefix))
+				conflicts = append(conflicts, f.conflict(desired, c.id, "from", "sources", c.prefix))
 			case c.pods && f.Table != mainTable && f.Dst.IsValid() && f.Dst.Bits() > 0 && f.Dst.Overlaps(c.prefix):
-				conflicts = append(conflicts, f.conflict(c.id, "to", "destinations", c.prefix))
+				conflicts = append(conflicts, f.conflict(desired, c.id, "to", "destinations", c.prefix))
 			default:
 				continue
 			}
@@ -56,13 +56,13 @@ func (Ops) Conflicts(desired resource.State, foreign []Rule) []resource.Conflict
 }
 
 // conflict says that r decides about packets from or to p; which is what to change of it.
-func (r Rule) conflict(id resource.ID, way, which string, p netip.Prefix) resource.Conflict {
+func (r Rule) conflict(desired resource.State, id resource.ID, way, which string, p netip.Prefix) resource.Conflict {
 	return resource.Conflict{
 		ID:      id,
 		Foreign: "rule " + r.text(),
 		Owner:   resource.ProtocolOwner(r.Protocol),
 		Fix: fmt.Sprintf("it decides about packets %s %s before plumb's routes do: take it away (%s rule del priority %d), or give it other %s",
-			way, p, resource.IPCommand(r.NetNS, p.Addr().Is6()), r.Priority, which),
+			way, p, desired.IPCommand(r.NetNS, p.Addr().Is6()), r.Priority, which),
 	}
 }
 
