@@ -48,8 +48,11 @@ func Apply(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions
 }
 
 // Verify observes until nothing remains to be changed. If something still does after a few seconds the error is a
-// *NotConvergedError.
+// *NotConvergedError. It writes nothing, but on old kernels the proxy entries that they drop after the fact.
 func Verify(ctx context.Context, h *host.Host, desired resource.State) error {
+	if err := restoreProxies(ctx, h, desired); err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
 	return verify(ctx, settleTime, func(ctx context.Context) (*resource.Plan, error) {
 		o, err := Observe(ctx, h, desired)
 		if err != nil {

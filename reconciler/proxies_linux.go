@@ -1,0 +1,113 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/reconciler/resource/neigh"
+)
+
+// restoreProxies makes again the proxy entries that a kernel before 6.3 drops when a bridge's carrier goes: a bridge has
+// none until its first port is up, nor while its only port is being replaced. The kernel acts on that up to a second
+// later, so this waits until it has caught up; nothing is lost after that as long as the bridge has a port that is up, and
+// without one there is nobody to answer.
+func restoreProxies(ctx context.Context, h *host.Host, desired resource.State) error {
+	var wanted []neigh.Neigh
+	for _, r := range desired {
+		if n, ok := r.(neigh.Neigh); ok && n.Proxy {
+			wanted = append(wanted, n)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return fmt.Errorf("read the kernel's release: %w", err)
+	}
+	if keepsProxies(unix.ByteSliceToString(u.Release[:])) {
+		return nil
+	}
+	if err := awaitCarrier(ctx, h, wanted); err != nil {
+		return err
+	}
+	o, err := Observe(ctx, h, desired)
+	if err != nil {
+		return err
+	}
+	p, err := Diff(desired, o)
+	if err != nil {
+		return err
+	}
+	for _, c := range p.Changes {
+		if n, ok := c.After.(neigh.Neigh); !ok || !n.Proxy || c.Action != resource.Create {
+			return nil // something else is amiss, which is for the caller to say
+		}
+	}
+	return Apply(ctx, h, p, ApplyOptions{})
+}
+
+// keepsProxies says whether a kernel of this release keeps proxy entries when a carrier goes.
+func keepsProxies(release string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 6 || major == 6 && minor >= 3
+}
+
+// awaitCarrier waits, for a while, until the kernel has dealt with the last change of carrier of the bridges with entries.
+func awaitCarrier(ctx context.Context, h *host.Host, entries []neigh.Neigh) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	devices := map[[2]string]bool{} // namespace and name
+	for _, n := range entries {
+		devices[[2]string{n.NetNS, n.Dev}] = true
+	}
+	for {
+		busy := false
+		for d := range devices {
+			ns, err := h.NS(d[0])
+			if err != nil {
+				return err
+			}
+			l, err := ns.Link(d[1])
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			busy = busy || err == nil && pending(l)
+		}
+		if !busy {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// pending reports whether a bridge's carrier has changed without its operational state, which the kernel brings up to date
+// along with everything else that follows.
+func pending(l *host.Link) bool {
+	if l.Kind != link.Bridge || !l.Up() {
+		return false
+	}
+	if l.RawFlags&unix.IFF_LOWER_UP != 0 {
+		return l.OperState != netlink.OperUp
+	}
+	return !slices.Contains([]netlink.LinkOperState{netlink.OperDown, netlink.OperLowerLayerDown}, l.OperState)
+}
