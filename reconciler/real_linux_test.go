@@ -534,6 +534,49 @@ func killChild(t *testing.T, _ string) {
 }
 
 // TestRealForeign stops before the first write where somebody's link has a pod's name, and never touches it.
+// TestRealUnmarked clears the group of our bridge, of which nothing else is lost: it is healed, and its own addresses and
+// routes aren't taken for somebody else's.
+func TestRealUnmarked(t *testing.T) {
+	o := kindtest.Options(t)
+	s := everything(t, "")
+	if err := converge(t, o, s); err != nil {
+		t.Fatal(err)
+	}
+	before := dump(t, o, settings(s))
+	h := kindtest.Open(t, o)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleared := 0
+	for id, r := range s {
+		if l, ok := r.(link.Link); !ok || l.Type != link.Bridge {
+			continue
+		}
+		bridge, err := ns.Link(id.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.Handle().LinkSetGroup(bridge, 0); err != nil {
+			t.Fatal(err)
+		}
+		cleared++
+	}
+	if cleared == 0 {
+		t.Fatal("no bridge is among the objects")
+	}
+	if d := cmp.Diff(before, dump(t, o, settings(s))); d == "" {
+		t.Fatal("the mark is still there")
+	}
+	if err := converge(t, o, s); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(before, dump(t, o, settings(s))); d != "" {
+		t.Errorf("not healed:\n%s", d)
+	}
+	destroy(t, o)
+}
+
 func TestRealForeign(t *testing.T) {
 	o := kindtest.Options(t)
 	s := everything(t, "")

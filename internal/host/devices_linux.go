@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -13,6 +14,7 @@ type Devices struct {
 	// Own says that the namespace itself carries our mark: it isn't the root, nor an adopted one.
 	Own bool
 
+	h     *Host
 	links map[int]*Link
 }
 
@@ -32,7 +34,7 @@ func (h *Host) Devices(ctx context.Context) ([]*Devices, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := &Devices{NS: ns, links: make(map[int]*Link, len(links))}
+		d := &Devices{NS: ns, h: h, links: make(map[int]*Link, len(links))}
 		for _, l := range links {
 			d.links[l.Index] = l
 			d.Own = d.Own || (name != "" && l.Name == "lo" && l.Group == resource.Group)
@@ -50,8 +52,17 @@ func (d *Devices) Name(index int) string {
 	return ""
 }
 
-// Ours reports whether a device carries our mark.
+// Ours reports whether a device carries our mark; lo does in a namespace that itself does.
 func (d *Devices) Ours(index int) bool {
 	l := d.links[index]
-	return l != nil && l.Group == resource.Group
+	return l != nil && (d.h.Ours(l) || d.Own && l.Name == "lo")
+}
+
+// Ours reports whether a device carries our mark: our group or, should somebody have cleared that, our alias. A physical
+// device never is ours, nor one of another node's.
+func (h *Host) Ours(l *Link) bool {
+	if _, other := h.OtherNode(l.Alias); other || l.Kind == "" {
+		return false
+	}
+	return l.Group == resource.Group || strings.HasPrefix(l.Alias, h.Alias(""))
 }

@@ -336,7 +336,7 @@ func remove(h *host.Host, netns, name string) (removed bool, err error) {
 		return false, err
 	}
 	found, err := ns.Link(name)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !ours(h, found) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !h.Ours(found) {
 		return false, nil
 	}
 	if err != nil {

@@ -99,7 +99,7 @@ func (o *observer) pod(name string) error {
 		if err != nil {
 			return err
 		}
-		if !ours(o.h, l) && (end == nil || l.Kind == "" || isOther(o.h, l)) {
+		if !o.h.Ours(l) && (end == nil || l.Kind == "" || isOther(o.h, l)) {
 			if o.names[For(name, l.Name)] {
 				o.foreign = append(o.foreign, o.describe(name, l, nil))
 			}
@@ -120,7 +120,7 @@ func (o *observer) pod(name string) error {
 // number that the root namespace has for theirs.
 func (o *observer) otherEnd(ns *host.NS, l *host.Link) (*host.Link, error) {
 	end := o.byIndex[l.ParentIndex]
-	if !pair(l.Kind) || end == nil || end.Kind != l.Kind || end.ParentIndex != l.Index || !ours(o.h, end) {
+	if !pair(l.Kind) || end == nil || end.Kind != l.Kind || end.ParentIndex != l.Index || !o.h.Ours(end) {
 		return nil, nil
 	}
 	other, claimed := o.ends[end.Index]
@@ -174,7 +174,7 @@ func (o *observer) node() {
 			busy.Owner = "a port of " + m.Kind + " " + m.Name
 			o.foreign = append(o.foreign, busy)
 		}
-		if !ours(o.h, l) {
+		if !o.h.Ours(l) {
 			_, isPeer := o.peers[l.Name]
 			if isPeer || found.Node != "" || o.names[found.ID()] || found.Parent != "" && o.parents[found.Parent] {
 				o.foreign = append(o.foreign, found)
@@ -201,7 +201,7 @@ func (o *observer) describe(pod string, l, end *host.Link) Link {
 			r.Parent = p.Name
 		}
 	}
-	if !ours(o.h, l) && end == nil {
+	if !o.h.Ours(l) && end == nil {
 		r.Owner = resource.Unmarked
 		if node, other := o.h.OtherNode(l.Alias); other {
 			r.Owner, r.Node = "plumb node "+node+"'s", node
@@ -248,14 +248,6 @@ func (o *observer) faults(pod string, l *host.Link) (found []string) {
 		found = append(found, "down")
 	}
 	return found
-}
-
-// ours reports whether a device carries our mark. A physical device never is ours.
-func ours(h *host.Host, l *host.Link) bool {
-	if l.Kind == "" || isOther(h, l) {
-		return false
-	}
-	return l.Group == resource.Group || strings.HasPrefix(l.Alias, h.Alias(""))
 }
 
 func isOther(h *host.Host, l *host.Link) bool {
