@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -49,8 +50,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Neigh) (owned, fo
 			w, named := ids[n.ID()]
 			switch {
 			case !ok:
-			case k.Protocol == resource.Protocol, k.Protocol == 0 && named && w.MAC == n.MAC && devs.Ours(k.LinkIndex):
-				// Old kernels keep no protocol: there the very entry that we would write, on our own device, is ours.
+			case k.Protocol == resource.Protocol, named && isOurs(k, w, devs.Ours(k.LinkIndex)):
 				owned = append(owned, n)
 			case named:
 				n.Protocol = k.Protocol
@@ -59,6 +59,15 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Neigh) (owned, fo
 		}
 	}
 	return owned, foreign, nil
+}
+
+// isOurs reports whether an entry under n's key is ours. Kernels before 5.0 keep no protocol: there the very entry that we
+// would write, on our own device, is.
+func isOurs(k host.Neigh, n Neigh, ourDevice bool) bool {
+	if k.Protocol == 0 && ourDevice {
+		return n.Proxy || strings.EqualFold(k.HardwareAddr.String(), n.MAC)
+	}
+	return k.Protocol == resource.Protocol
 }
 
 func observed(netns string, devs *host.Devices, k host.Neigh) (n Neigh, ok bool) {
@@ -159,20 +168,24 @@ func (Ops) Delete(_ context.Context, h *host.Host, n Neigh) error {
 	}
 	ours := false
 	if err == nil {
-		ours, err = present(ns, n, index)
+		ours, err = present(h, ns, n, index)
 	}
 	if ours && err == nil {
 		h.Wrote("delete %s", n.ID())
 		err = ns.Request(request(unix.RTM_DELNEIGH, 0, n, index))
 	}
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete %s: %w", n.ID(), err)
 	}
 	return nil
 }
 
 // present reports whether there is an entry of ours under n's key.
-func present(ns *host.NS, n Neigh, index int) (bool, error) {
+func present(h *host.Host, ns *host.NS, n Neigh, index int) (bool, error) {
+	dev, err := ns.Link(n.Dev)
+	if err != nil {
+		return false, err
+	}
 	list := ns.Neighs
 	if n.Proxy {
 		list = ns.Proxies
@@ -180,7 +193,7 @@ func present(ns *host.NS, n Neigh, index int) (bool, error) {
 	entries, err := list()
 	return slices.ContainsFunc(entries, func(k host.Neigh) bool {
 		ip, _ := netip.AddrFromSlice(k.IP)
-		return k.LinkIndex == index && ip == n.IP && k.Protocol == resource.Protocol
+		return k.LinkIndex == index && ip == n.IP && isOurs(k, n, h.Ours(dev))
 	}), err
 }
 

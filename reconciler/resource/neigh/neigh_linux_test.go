@@ -92,3 +92,43 @@ func TestLearnt(t *testing.T) {
 		t.Errorf("owned %+v", owned)
 	}
 }
+
+// Entries without a protocol are all there is before kernel 5.0. On our own device the very entry that is wanted is ours,
+// to observe and to delete; every other one is somebody else's.
+func TestUnmarked(t *testing.T) {
+	h := kindtest.Root(t)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Group = "ours", resource.Group
+	if err := ns.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dev, ip, mac, wanted string
+		owned                bool
+	}{
+		{"ours", "10.0.0.10", "02:00:00:00:00:01", "02:00:00:00:00:01", true},
+		{"ours", "10.0.0.11", "02:00:00:00:00:09", "02:00:00:00:00:01", false},
+		{"ours", "10.0.0.12", "", "", true},
+		{"eth0", "10.0.0.13", "02:00:00:00:00:01", "02:00:00:00:00:01", false},
+		{"eth0", "10.0.0.14", "", "", false},
+	} {
+		there, want := sample(c.ip, c.mac), sample(c.ip, c.wanted)
+		there.Dev, want.Dev = c.dev, c.dev
+		plant(t, h, there, netlink.NUD_PERMANENT)
+		owned, foreign := observe(t, h, want)
+		if (len(owned) == 1) != c.owned || len(owned)+len(foreign) != 1 {
+			t.Errorf("%+v: owned %v, foreign %v", c, owned, foreign)
+		}
+		h.Forget()
+		if err := (neigh.Ops{}).Delete(t.Context(), h, want); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if owned, foreign := observe(t, h, want); len(owned) != 0 || (len(foreign) == 0) != c.owned {
+			t.Errorf("%+v: after delete: owned %v, foreign %v", c, owned, foreign)
+		}
+	}
+}
