@@ -17,26 +17,44 @@ const sharedFolder = "netns-folder"
 // InFolder makes the folder of namespaces ready for names, as ip-netns(8) does: a mount of its own, so that names show in
 // other mount namespaces too. Then it runs fn, which adds a name; meanwhile the folder stays as it is.
 func (h *Host) InFolder(fn func() error) error {
-	// Twice at most is enough but where another node removes the folder at this very moment; kernels before 5.8 can't say
-	// what is a mount.
+	// Twice at most is enough but where another node removes the folder at this very moment.
 	for try := 0; ; try++ {
 		h.folder.RLock()
-		if netns.Shareable(h.NetNSDir) || try == 3 {
+		ready, err := h.folderReady()
+		if ready || err == nil && try == 3 {
 			defer h.folder.RUnlock()
 			return fn()
 		}
 		h.folder.RUnlock()
+		if err != nil {
+			return err
+		}
 		if err := h.shareFolder(); err != nil {
 			return err
 		}
 	}
 }
 
+// folderReady reports whether the folder of namespaces is a mount that is shared. A mount of somebody else's stays as it
+// is; by our record we know our own, of which a kill may have left the first half.
+func (h *Host) folderReady() (bool, error) {
+	if h.shared.Load() && netns.IsMount(h.NetNSDir) {
+		return true, nil
+	}
+	mount, shared, err := netns.Mounted(h.NetNSDir)
+	h.shared.Store(shared)
+	if err != nil || !mount || shared {
+		return shared, err
+	}
+	_, err = os.Lstat(h.Path(sharedFolder))
+	return errors.Is(err, fs.ErrNotExist), nil
+}
+
 func (h *Host) shareFolder() error {
 	h.folder.Lock()
 	defer h.folder.Unlock()
-	if netns.Shareable(h.NetNSDir) {
-		return nil
+	if ready, err := h.folderReady(); ready || err != nil {
+		return err
 	}
 	_, err := os.Lstat(h.NetNSDir)
 	missing := errors.Is(err, fs.ErrNotExist)
@@ -57,8 +75,7 @@ func (h *Host) shareFolder() error {
 			return fmt.Errorf("make the folder of namespaces: %w", err)
 		}
 	}
-	h.Wrote("mount --make-shared %s", h.NetNSDir)
-	return netns.ShareDir(h.NetNSDir)
+	return netns.ShareDir(h.NetNSDir, h.Wrote)
 }
 
 // UnshareFolder undoes what InFolder did, once nobody has a name in the folder any more.
@@ -76,7 +93,11 @@ func (h *Host) UnshareFolder() error {
 	if err == nil && len(files) > 0 {
 		return nil
 	}
-	if netns.Shareable(h.NetNSDir) {
+	mount, _, err := netns.Mounted(h.NetNSDir)
+	if err != nil {
+		return err
+	}
+	if mount {
 		h.Wrote("umount %s", h.NetNSDir)
 		// Not detached: should another node have put a name into it just now, the kernel refuses, and it stays.
 		switch err := unix.Unmount(h.NetNSDir, unix.UMOUNT_NOFOLLOW); {

@@ -43,6 +43,7 @@ type Host struct {
 	root    *NS
 	threads threads
 	folder  sync.RWMutex // of the folder of namespaces: names are added under the read lock
+	shared  atomic.Bool  // the folder was found to be a shared mount
 
 	mu       sync.Mutex
 	epoch    int               // grows with every Forget
