@@ -14,8 +14,22 @@ import (
 	"plumb.internal/plumb/internal/netns"
 )
 
-// exitNotFound is what shells return for a command that isn't there.
-const exitNotFound = 127
+// What shells return for a command that can't be executed, and for one that isn't there.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// notRun gives the failure to find a command its exit code.
+func notRun(err error) error {
+	if _, ok := errors.AsType[*exec.Error](err); !ok {
+		return err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return &Exit{exitNotExecutable, err}
+	}
+	return &Exit{exitNotFound, err}
+}
 
 // Exec replaces this process by argv, run in a pod's network namespace. The cgroup stays the caller's.
 func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
@@ -48,7 +62,7 @@ func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
-		return &Exit{exitNotFound, fmt.Errorf("run in pod %s: %w", pod, err)}
+		return notRun(fmt.Errorf("run in pod %s: %w", pod, err))
 	}
 	// The thread that enters the namespace becomes the whole process with exec.
 	runtime.LockOSThread()

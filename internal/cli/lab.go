@@ -102,7 +102,7 @@ func (o *Options) LabExec(name, node string, argv []string) error {
 	if err != nil {
 		return err
 	}
-	return l.Exec(node, argv)
+	return notRun(l.Exec(node, argv))
 }
 
 // LabStatus prints the nodes of a lab and their uplinks.

@@ -14,7 +14,7 @@ import (
 )
 
 // Exec replaces this process by argv, run in a node of the lab: in its namespaces, its mounts and its cgroup. It returns
-// only on failure. The folder stays the caller's. Self as the command's name means this very program.
+// only on failure. The folder stays the caller's. Self and "plumb" as the command's name mean this very program.
 func (l *Lab) Exec(node string, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("no command given")
@@ -53,7 +53,7 @@ func (l *Lab) Exec(node string, argv []string) error {
 			return fmt.Errorf("enter node %s: %w", n.Name, err)
 		}
 	}
-	if argv[0] == Self {
+	if argv[0] == Self || argv[0] == "plumb" {
 		argv = append([]string{"plumb"}, argv[1:]...)
 		err = syscall.Exec(Self, argv, os.Environ())
 		return fmt.Errorf("run plumb in node %s: %w", n.Name, err)
