@@ -223,7 +223,7 @@ func destroy(t testing.TB, o host.Options) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	if err := reconciler.Destroy(t.Context(), h, reconciler.ApplyOptions{}); err != nil {
+	if err := planAndDestroy(t.Context(), h, reconciler.ApplyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{o.RunDir, o.NetNSDir} {
@@ -231,6 +231,38 @@ func destroy(t testing.TB, o host.Options) {
 			t.Errorf("destroy left %s", path)
 		}
 	}
+}
+
+func planAndDestroy(ctx context.Context, h *host.Host, opt reconciler.ApplyOptions) error {
+	p, _, err := reconciler.PlanDestroy(ctx, h)
+	if err != nil {
+		return err
+	}
+	return reconciler.Destroy(ctx, h, p, opt)
+}
+
+// TestRealDestroyAsShown destroys what the plan showed; what came afterwards is left, and said to be.
+func TestRealDestroyAsShown(t *testing.T) {
+	o := kindtest.Options(t)
+	if err := converge(t, o, compile(t, map[string]schema.Pod{"one": {Attach: "veth"}})); err != nil {
+		t.Fatal(err)
+	}
+	h := kindtest.Open(t, o)
+	p, _, err := reconciler.PlanDestroy(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := converge(t, o, compile(t, map[string]schema.Pod{"one": {Attach: "veth"}, "two": {Attach: "veth"}})); err != nil {
+		t.Fatal(err)
+	}
+	err = reconciler.Destroy(t.Context(), h, p, reconciler.ApplyOptions{})
+	if _, ok := errors.AsType[*reconciler.NotConvergedError](err); !ok {
+		t.Errorf("error %v, want what was not converged", err)
+	}
+	if _, err := h.NS("two"); err != nil {
+		t.Errorf("a pod that the plan doesn't name: %v", err)
+	}
+	destroy(t, o)
 }
 
 // TestRealSecondApply makes no write the second time, as counted by the host.
@@ -338,7 +370,7 @@ func TestRealCrash(t *testing.T) {
 				h := kindtest.Open(t, o)
 				at, err := until(n, h, func() error {
 					if c.to == nil {
-						return reconciler.Destroy(t.Context(), h, reconciler.ApplyOptions{Parallel: 1})
+						return planAndDestroy(t.Context(), h, reconciler.ApplyOptions{Parallel: 1})
 					}
 					return one(t.Context(), h, c.to)
 				})

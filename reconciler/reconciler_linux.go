@@ -92,16 +92,10 @@ func PlanDestroy(ctx context.Context, h *host.Host) (*resource.Plan, *Observed, 
 	return p, o, err
 }
 
-// Destroy removes everything that plumb owns on the host, puts back what it changed, and then removes the node's run
-// folder: records, prior values, cache and lock. The caller holds the lock; it ends with the caller's unlock.
-func Destroy(ctx context.Context, h *host.Host, opt ApplyOptions) error {
-	p, _, err := PlanDestroy(ctx, h)
-	if err != nil {
-		return err
-	}
-	if len(p.Conflicts) > 0 {
-		return &ConflictError{p.Conflicts}
-	}
+// Destroy carries out a plan of PlanDestroy and nothing else, verifies that nothing is left that plumb owns on the host,
+// and then removes the node's run folder: records, prior values, cache and lock. The caller holds the lock; it ends with
+// the caller's unlock.
+func Destroy(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions) error {
 	if err := Apply(ctx, h, p, opt); err != nil {
 		return err
 	}

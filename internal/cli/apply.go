@@ -226,7 +226,7 @@ func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconcile
 		}
 	}
 	show, clear := o.progress()
-	err := reconciler.Destroy(ctx, s.host, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+	err := reconciler.Destroy(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
 	clear()
 	if err != nil {
 		return interrupted(ctx, err, "plumb destroy")
