@@ -62,12 +62,7 @@ func (o *Options) features(ctx context.Context, file string) (*features.Set, err
 	if file != "" {
 		return features.ReadFile(file)
 	}
-	set, err := features.Cached(ctx, o.featuresFile(), false)
-	if set != nil && err != nil {
-		fmt.Fprintln(o.Err, "warning:", err)
-		return set, nil
-	}
-	return set, err
+	return features.Cached(ctx, o.featuresFile(), false)
 }
 
 // compile compiles a node's slice; mistakes have their positions.

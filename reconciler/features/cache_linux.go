@@ -56,7 +56,10 @@ func readCache(path, key string) (*Set, error) {
 		return nil, err
 	}
 	set.Features = c.Features
-	return set, set.addHost()
+	if err := set.addHost(); err != nil {
+		return nil, err
+	}
+	return set, nil
 }
 
 // writeCache replaces the file in one step, so that a reader never sees half of it.
