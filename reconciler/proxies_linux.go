@@ -3,7 +3,6 @@ package reconciler
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"slices"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/neigh"
 )
 
-// restoreProxies makes again the proxy entries that a kernel before 6.3 drops when a bridge's carrier goes: a bridge has
+// restoreProxies makes again the proxy entries that kernels (before 6.3) drop when a bridge's carrier goes: a bridge has
 // none until its first port is up, nor while its only port is being replaced. The kernel acts on that up to a second
 // later, so this waits until it has caught up; nothing is lost after that as long as the bridge has a port that is up, and
 // without one there is nobody to answer.
@@ -29,13 +28,6 @@ func restoreProxies(ctx context.Context, h *host.Host, desired resource.State) e
 		}
 	}
 	if len(wanted) == 0 {
-		return nil
-	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return fmt.Errorf("read the kernel's release: %w", err)
-	}
-	if keepsProxies(unix.ByteSliceToString(u.Release[:])) {
 		return nil
 	}
 	if err := awaitCarrier(ctx, h, wanted); err != nil {
@@ -55,15 +47,6 @@ func restoreProxies(ctx context.Context, h *host.Host, desired resource.State) e
 		}
 	}
 	return Apply(ctx, h, p, ApplyOptions{})
-}
-
-// keepsProxies says whether a kernel of this release keeps proxy entries when a carrier goes.
-func keepsProxies(release string) bool {
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major > 6 || major == 6 && minor >= 3
 }
 
 // awaitCarrier waits, for a while, until the kernel has dealt with the last change of carrier of the bridges with entries.

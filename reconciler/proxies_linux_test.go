@@ -9,15 +9,6 @@ import (
 	"plumb.internal/plumb/internal/host"
 )
 
-func TestKeepsProxies(t *testing.T) {
-	for release, want := range map[string]bool{"5.10.0-35-cloud-amd64": false, "6.1.0": false, "6.2.16": false, "6.3-rc1": true,
-		"6.12.117+deb12-cloud-amd64": true, "7.0.1": true, "nonsense": false} {
-		if got := keepsProxies(release); got != want {
-			t.Errorf("%s: %t, want %t", release, got, want)
-		}
-	}
-}
-
 func TestPending(t *testing.T) {
 	const up, carrier = unix.IFF_UP, unix.IFF_UP | unix.IFF_LOWER_UP
 	for _, c := range []struct {
