@@ -20,7 +20,7 @@ func TestChoicesOnRecordedKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(files) == 0 {
-		t.Skip("no features are recorded yet")
+		t.Fatal("no features are recorded")
 	}
 	var b strings.Builder
 	for _, file := range files {
