@@ -3,8 +3,8 @@
 package resource
 
 import (
-	"cmp"
 	"net/netip"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
 )
@@ -29,7 +29,13 @@ func (id ID) String() string {
 
 // Compare orders IDs by namespace, kind and name.
 func (id ID) Compare(o ID) int {
-	return cmp.Or(cmp.Compare(id.NetNS, o.NetNS), cmp.Compare(id.Kind, o.Kind), cmp.Compare(id.Name, o.Name))
+	if c := strings.Compare(id.NetNS, o.NetNS); c != 0 {
+		return c
+	}
+	if c := strings.Compare(string(id.Kind), string(o.Kind)); c != 0 {
+		return c
+	}
+	return strings.Compare(id.Name, o.Name)
 }
 
 // Resource is the desired or the observed state of one kernel object.
