@@ -2,7 +2,10 @@ module plumb.internal/plumb
 
 go 1.26.0
 
-tool cuelang.org/go/cmd/cue
+tool (
+	cuelang.org/go/cmd/cue
+	github.com/cilium/ebpf/cmd/bpf2go
+)
 
 require (
 	cuelang.org/go v0.17.1

@@ -1,0 +1,179 @@
+// Package bpf is the data path: its programs and maps in C, compiled, and their layout in Go.
+package bpf
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// The maps' entries in Go, as maps.h has them. A test compares the two.
+
+// Address is 16 bytes; IPv4 as ::ffff:a.b.c.d.
+type Address [16]byte
+
+// AddressOf is an address as the maps have it.
+func AddressOf(a netip.Addr) Address { return a.As16() }
+
+// Addr is the address, IPv4 as such.
+func (a Address) Addr() netip.Addr { return netip.AddrFrom16(a).Unmap() }
+
+// Port is big endian.
+type Port [2]byte
+
+// PortOf is a port as the maps have it.
+func PortOf(p uint16) (b Port) {
+	binary.BigEndian.PutUint16(b[:], p)
+	return b
+}
+
+// Number is the port's number.
+func (p Port) Number() uint16 { return binary.BigEndian.Uint16(p[:]) }
+
+// Protocols of frontends and flows, as IP headers have them.
+const (
+	ICMP   = 1
+	TCP    = 6
+	UDP    = 17
+	ICMPv6 = 58
+)
+
+// Algorithms of a frontend.
+const (
+	Random     = 1
+	RoundRobin = 2
+	Maglev     = 3
+)
+
+// States of a backend.
+const (
+	Active      = 1
+	Terminating = 2
+	Maintenance = 3
+)
+
+// MaglevClasses are the sizes of the elements of the arrays of Maglev tables, in slots. A table is in the smallest class
+// that holds it. Map "maglev_4093s" holds those of class 1.
+var MaglevClasses = [...]int{2039, 4093, 16381, 65521, 131071}
+
+// FrontendKey is what clients talk to.
+type FrontendKey struct {
+	Addr  Address
+	Port  Port
+	Proto uint8
+	_     uint8
+}
+
+// Frontend is a service, as its clients see it.
+type Frontend struct {
+	Service   uint64
+	Slots     uint32
+	Affinity  uint32 // s
+	Table     uint32
+	Size      uint32
+	Next      uint32
+	Algorithm uint8
+	Class     uint8
+	_         uint16
+}
+
+// SlotKey is one place in the list of a service's backends.
+type SlotKey struct {
+	Service uint64
+	Slot    uint32
+	_       uint32
+}
+
+// Backend answers for a service.
+type Backend struct {
+	Addr   Address
+	ID     uint64
+	Port   Port
+	Weight uint16
+	State  uint8
+	_      [3]uint8
+}
+
+// MemberKey is an active backend of a service with affinity; its value is its slot.
+type MemberKey struct{ Service, Backend uint64 }
+
+// AffinityKey is a client of a service with affinity: its address, or the cookie of its network namespace in the first
+// eight bytes.
+type AffinityKey struct {
+	Service uint64
+	Client  Address
+}
+
+// Affinity is the backend of a client.
+type Affinity struct{ Backend, Seen uint64 }
+
+// Attachments of an endpoint.
+const (
+	Veth     = 1
+	Netkit   = 2
+	Bridge   = 3
+	Macvlan  = 4
+	IPvlanL2 = 5
+	IPvlanL3 = 6
+)
+
+// Endpoint is a pod of this node; its key is one of its addresses.
+type Endpoint struct {
+	Ifindex uint32
+	MAC     [6]byte
+	HostMAC [6]byte
+	Attach  uint8
+	_       [3]uint8
+}
+
+// PeerKey is a peer of a socket.
+type PeerKey struct {
+	Cookie uint64
+	Addr   Address
+	Port   Port
+	Proto  uint8
+	_      [5]uint8
+}
+
+// Peer is what stands behind a peer, or before it.
+type Peer struct {
+	Addr    Address
+	Service uint64
+	Backend uint64
+	Port    Port
+	_       [6]uint8
+}
+
+// FlowKey is one direction of a flow, as its packets come.
+type FlowKey struct {
+	Src   Address
+	Dst   Address
+	Sport Port
+	Dport Port
+	Proto uint8
+	_     [3]uint8
+}
+
+// Kinds of flow entries.
+const (
+	FlowForward        = 1
+	FlowReverse        = 2
+	FlowHairpinForward = 3
+	FlowHairpinReverse = 4
+)
+
+// Flow says how packets of one direction are translated.
+type Flow struct {
+	Addr    Address
+	Service uint64
+	Backend uint64
+	Seen    uint32 // s since boot
+	Port    Port
+	Kind    uint8
+	State   uint8
+}
+
+// Counters are the names of the entries of map "counters", in their order.
+var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room"}
+
+// Counted is one entry of map "counters" on one CPU.
+type Counted struct{ Packets, Bytes uint64 }

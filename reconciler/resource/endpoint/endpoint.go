@@ -1,0 +1,61 @@
+// Package endpoint is the kind of the data path's knowledge of pods: addresses, devices, MACs, and the cookies of their
+// network namespaces.
+package endpoint
+
+import (
+	"net/netip"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Kind is the name of this kind.
+const Kind resource.Kind = "endpoint"
+
+// Endpoint is one pod in the data path's maps. That of the root namespace ("") has no addresses: it only makes the socket
+// programs act for the node's own processes.
+type Endpoint struct {
+	NetNS     string
+	Addresses []netip.Addr // ordered
+	// Dev is the device in the root namespace that stands for the pod: its pair's end, or the uplink of macvlan and ipvlan.
+	Dev     string
+	Attach  string        // as in the configuration: "veth"
+	MAC     string        // the pod's; "" where it has none of its own (ipvlan)
+	HostMAC string        // of the pair's end in the root namespace, or ""
+	Socket  bool          // the socket programs act for its namespace
+	Link    resource.ID   // the resource that makes the device; zero for somebody else's
+	Maps    []resource.ID // that hold it
+	From    string
+}
+
+// For returns the ID of a pod's endpoint.
+func For(pod string) resource.ID { return resource.ID{Kind: Kind, NetNS: pod, Name: "pod"} }
+
+// ID implements resource.Resource.
+func (e Endpoint) ID() resource.ID {
+	if e.NetNS == "" {
+		return resource.ID{Kind: Kind, Name: "node"}
+	}
+	return For(e.NetNS)
+}
+
+// After implements resource.Resource: its maps, its namespace and its device.
+func (e Endpoint) After() []resource.ID {
+	ids := append([]resource.ID(nil), e.Maps...)
+	if e.NetNS != "" {
+		ids = append(ids, resource.ID{Kind: "netns", Name: e.NetNS})
+	}
+	if e.Link != (resource.ID{}) {
+		ids = append(ids, e.Link)
+	}
+	return ids
+}
+
+// DiesWith implements resource.Resource: map entries outlive what they tell of.
+func (e Endpoint) DiesWith() []resource.ID { return nil }
+
+// Requires implements resource.Resource.
+func (e Endpoint) Requires() []features.Feature { return nil }
+
+// Origin implements resource.Resource.
+func (e Endpoint) Origin() string { return e.From }

@@ -1,0 +1,45 @@
+package resource
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Frontend is what clients of a service talk to, and who answers.
+type Frontend struct {
+	Address   netip.Addr
+	Port      uint16
+	Protocol  string // "TCP" or "UDP"
+	Algorithm string
+	TableSize int           // Maglev: slots of the table; else 0
+	Affinity  time.Duration // whole seconds; 0 for none
+	Backends  []Backend     // ordered by address and port, no two alike
+}
+
+// Backend answers for a frontend of its own family.
+type Backend struct {
+	Address netip.Addr
+	Port    uint16
+	Weight  int // 0 gets nothing new
+	State   string
+}
+
+// Algorithms of a frontend.
+const (
+	Random     = "random"
+	RoundRobin = "round-robin"
+	Maglev     = "maglev"
+)
+
+// States of a backend.
+const (
+	Active      = "active"
+	Terminating = "terminating" // finishes what it has, gets nothing new
+	Maintenance = "maintenance" // gets nothing new, and isn't looked after
+)
+
+// Name is how people read a frontend: "10.96.0.100:80/TCP", "[fd00::1]:80/UDP".
+func (f Frontend) Name() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Address, f.Port), f.Protocol)
+}
