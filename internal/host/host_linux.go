@@ -52,6 +52,7 @@ type Host struct {
 	warnings []string
 	entries  cached[Entry]
 	pids     cached[map[uint64][]int]
+	maps     map[string][]BPFMap // open ones, by base
 }
 
 // Open makes the handles for the network namespace that the process runs in, or for that of Options.RootNS. It writes
@@ -79,6 +80,9 @@ func (h *Host) Close() error {
 	for _, ns := range h.ns {
 		ns.close()
 	}
+	for _, ms := range h.maps {
+		closeMaps(ms)
+	}
 	h.threads.stop()
 	return nil
 }
@@ -97,6 +101,7 @@ func (h *Host) Forget() {
 	clear(h.adopted)
 	h.entries.forget()
 	h.pids.forget()
+	clear(h.maps)
 }
 
 // Path is a path below the node's run folder.

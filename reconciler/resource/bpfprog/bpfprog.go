@@ -14,7 +14,8 @@ const Kind resource.Kind = "bpfprog"
 // Program is one program with its settings and maps. Its name holds a hash of all that it is made of, so that another one
 // is another object: links are moved to it, then the old one goes.
 type Program struct {
-	Base string // "from_pod", as in the object
+	Object string // "socket", "packet": a file of package bpf
+	Base   string // "from_pod", as in the object
 	// Settings are the object's constants by name; nil for a program that takes none.
 	Settings map[string]uint32
 	Maps     []resource.ID // that it uses

@@ -12,7 +12,7 @@ const Kind resource.Kind = "nft"
 // Table is table `inet plumb` of the root namespace as a whole: its elements change in one transaction.
 type Table struct {
 	Frontends []resource.Frontend // ordered by name
-	From     string
+	From      string
 }
 
 // ID implements resource.Resource.

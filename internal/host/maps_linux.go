@@ -1,0 +1,71 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// BPFPath is a path below the node's folder of the BPF file system.
+func (h *Host) BPFPath(elem ...string) string {
+	return filepath.Join(append([]string{h.BPFFS}, elem...)...)
+}
+
+// BPFMap is a pinned map that stays open until the next Forget or ForgetMaps.
+type BPFMap struct {
+	*ebpf.Map
+	Name string // of the pin: "frontends.v1.65536"
+}
+
+// BPFMaps opens the pinned maps whose names begin with base and a dot. There is more than one only while a new one takes
+// over: what is written goes to all of them.
+func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ms, ok := h.maps[base]; ok {
+		return ms, nil
+	}
+	entries, err := os.ReadDir(h.BPFPath("maps"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the BPF maps: %w", err)
+	}
+	var ms []BPFMap
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), base+".") {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(h.BPFPath("maps", e.Name()), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			closeMaps(ms)
+			return nil, fmt.Errorf("open BPF map %s: %w", e.Name(), err)
+		}
+		ms = append(ms, BPFMap{m, e.Name()})
+	}
+	if h.maps == nil {
+		h.maps = map[string][]BPFMap{}
+	}
+	h.maps[base] = ms
+	return ms, nil
+}
+
+// ForgetMaps is called by whoever made or removed a pinned map. Somebody may be using the open ones, so they aren't
+// closed here: they close when nobody holds them any more.
+func (h *Host) ForgetMaps() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.maps)
+}
+
+func closeMaps(ms []BPFMap) {
+	for _, m := range ms {
+		m.Close()
+	}
+}
