@@ -13,27 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where programs can be attached. The cgroup hooks have the kernel's names.
-const (
-	Clsact        Feature = "bpf.clsact"          // tc programs on clsact, by netlink
-	TCX           Feature = "bpf.tcx"             // tc programs as links
-	NetkitAttach  Feature = "bpf.netkit"          // programs on netkit pairs
-	XDPGeneric    Feature = "bpf.xdp.generic"     // XDP on any device, in the stack
-	XDPNativeVeth Feature = "bpf.xdp.native-veth" // XDP in the driver, for veth
-	LinkXDP       Feature = "bpf.link.xdp"        // XDP programs as links
-	LinkCgroup    Feature = "bpf.link.cgroup"     // cgroup programs as links
-	Cgroup2       Feature = "cgroup2"             // the unified cgroup hierarchy
-
-	CgroupConnect4     Feature = "bpf.cgroup.connect4"
-	CgroupConnect6     Feature = "bpf.cgroup.connect6"
-	CgroupSendmsg4     Feature = "bpf.cgroup.sendmsg4"
-	CgroupSendmsg6     Feature = "bpf.cgroup.sendmsg6"
-	CgroupRecvmsg4     Feature = "bpf.cgroup.recvmsg4"
-	CgroupRecvmsg6     Feature = "bpf.cgroup.recvmsg6"
-	CgroupGetpeername4 Feature = "bpf.cgroup.getpeername4"
-	CgroupGetpeername6 Feature = "bpf.cgroup.getpeername6"
-)
-
 var attachProbes = []probe{
 	{Clsact, "4.5", "attaching a program to clsact", tryClsact},
 	{TCX, "6.6", "attaching a program by tcx", tryTCX},

@@ -13,25 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What programs and maps can do, wherever they are attached.
-const (
-	BTF          Feature = "bpf.btf"          // the kernel's own types, for programs that fit any kernel
-	GlobalData   Feature = "bpf.global-data"  // constants that are set when a program is loaded
-	MapBatch     Feature = "bpf.map.batch"    // many entries in one call
-	MapMmap      Feature = "bpf.map.mmap"     // arrays that can be read as memory
-	MapLRUHash   Feature = "bpf.map.lru-hash" // tables that make room by themselves
-	MapRingBuf   Feature = "bpf.map.ringbuf"  // events for user space in order
-	RedirectPeer Feature = "bpf.helper.redirect_peer"
-	// RedirectNeigh fills in the link layer address of the next hop.
-	RedirectNeigh  Feature = "bpf.helper.redirect_neigh"
-	FIBLookup      Feature = "bpf.helper.fib_lookup"
-	SkbSetTstamp   Feature = "bpf.helper.skb_set_tstamp"   // departure times for fq, in tc programs
-	NetNSCookie    Feature = "bpf.helper.get_netns_cookie" // in socket programs
-	NetNSCookieSkb Feature = "bpf.helper.get_netns_cookie.tc"
-	Timers         Feature = "bpf.helper.timer"
-	SetRetval      Feature = "bpf.helper.set_retval" // an errno of the program's choice, in socket programs
-)
-
 var bpfProbes = []probe{
 	{BTF, "5.4", "reading the kernel's BTF", func(*sandbox) error {
 		f, err := os.Open("/sys/kernel/btf/vmlinux")

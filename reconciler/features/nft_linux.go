@@ -5,12 +5,6 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// What packet filtering there is.
-const (
-	NFT    Feature = "nft"     // nftables, family inet
-	NFTNat Feature = "nft.nat" // source and destination NAT in family inet
-)
-
 var nftProbes = []probe{
 	{NFT, "3.14", "creating an nftables table of family inet", func(*sandbox) error {
 		c, err := nftables.New()
