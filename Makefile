@@ -19,6 +19,7 @@ bin/plumb-linux-arm: FORCE
 	GOARCH=arm GOARM=7 $(GO) build $(FLAGS) -o $@ ./cmd/plumb
 
 generate:
+	.ci/deps generate
 	$(GO) generate ./...
 
 test:
@@ -32,8 +33,10 @@ test-kernels: bin/plumb bin/plumb-linux-arm64
 	internal/vmtest/test-kernels
 
 lint:
+	.ci/deps generate
 	$(LINT) run
 	$(LINT) fmt --diff
+	clang-format-16 --dry-run -Werror bpf/*.[ch]
 
 check: lint test
 

@@ -18,11 +18,11 @@ static __always_inline int is_ipv4(const struct address *a)
 	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == bpf_htonl(0xffff);
 }
 
-#define MAGLEV_PICK(max)                                                       \
-	do {                                                                   \
+#define MAGLEV_PICK(max) \
+	do { \
 		struct maglev_##max *t = bpf_map_lookup_elem(&maglev_##max##s, &f->table); \
-		if (t && at < max)                                             \
-			return t->slot[at];                                    \
+		if (t && at < max) \
+			return t->slot[at]; \
 	} while (0)
 
 // The slot of a table that a hash falls on. A table that isn't there gives slot 0.

@@ -22,14 +22,14 @@ struct frontend_key {
 enum algorithm { RANDOM = 1, ROUND_ROBIN = 2, MAGLEV = 3 };
 
 struct frontend {
-	__u64 service;  // its id, a hash of the key
-	__u32 slots;    // that new clients are given: 0..slots-1 of `slots`; 0: nobody answers
+	__u64 service;	// its id, a hash of the key
+	__u32 slots;	// that new clients are given: 0..slots-1 of `slots`; 0: nobody answers
 	__u32 affinity; // s; 0: none
-	__u32 table;    // MAGLEV: element of the array of its class
-	__u32 size;     // MAGLEV: slots of the table
-	__u32 next;     // ROUND_ROBIN: counted up by the programs
+	__u32 table;	// MAGLEV: element of the array of its class
+	__u32 size;	// MAGLEV: slots of the table
+	__u32 next;	// ROUND_ROBIN: counted up by the programs
 	__u8 algorithm;
-	__u8 class;     // MAGLEV: which array
+	__u8 class; // MAGLEV: which array
 	__u16 pad;
 };
 
@@ -41,8 +41,8 @@ struct {
 	__type(value, struct frontend);
 } frontends SEC(".maps");
 
-// The backends of a service. A backend of weight 2 has two of the slots that are picked from (one with MAGLEV, whose table
-// knows the weights); behind those stand, once each, the backends that get nothing new.
+// The backends of a service. A backend of weight 2 has two of the slots that are picked from (one with MAGLEV, whose
+// table knows the weights); behind those stand, once each, the backends that get nothing new.
 struct slot_key {
 	__u64 service;
 	__u32 slot;
@@ -100,19 +100,19 @@ struct {
 	__type(value, struct affinity);
 } affinities SEC(".maps");
 
-// Maglev tables: an array for each class of sizes, one element is one table. A slot of a table is the number of a slot in
-// `slots`. A table smaller than its class uses the first part of its element.
-#define MAGLEV_CLASS(max)                               \
-	struct maglev_##max {                           \
-		__u64 inputs;                           \
-		__u64 sum;                              \
-		__u16 slot[(max + 3) / 4 * 4];          \
-	};                                              \
-	struct {                                        \
-		__uint(type, BPF_MAP_TYPE_ARRAY);       \
-		__uint(max_entries, 1);                 \
-		__type(key, __u32);                     \
-		__type(value, struct maglev_##max);     \
+// Maglev tables: an array for each class of sizes, one element is one table. A slot of a table is the number of a slot
+// in `slots`. A table smaller than its class uses the first part of its element.
+#define MAGLEV_CLASS(max) \
+	struct maglev_##max { \
+		__u64 inputs; \
+		__u64 sum; \
+		__u16 slot[(max + 3) / 4 * 4]; \
+	}; \
+	struct { \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, 1); \
+		__type(key, __u32); \
+		__type(value, struct maglev_##max); \
 	} maglev_##max##s SEC(".maps")
 
 MAGLEV_CLASS(2039);
@@ -134,8 +134,8 @@ struct {
 enum attachment { VETH = 1, NETKIT = 2, BRIDGE = 3, MACVLAN = 4, IPVLAN_L2 = 5, IPVLAN_L3 = 6 };
 
 struct endpoint {
-	__u32 ifindex;   // VETH, NETKIT, BRIDGE: the pair's end in the root namespace; else the uplink
-	__u8 mac[6];     // the pod's; 0 where it has none of its own
+	__u32 ifindex;	  // VETH, NETKIT, BRIDGE: the pair's end in the root namespace; else the uplink
+	__u8 mac[6];	  // the pod's; 0 where it has none of its own
 	__u8 host_mac[6]; // of the pair's end in the root namespace; else 0
 	__u8 attach;
 	__u8 pad[3];
@@ -202,8 +202,8 @@ struct flow_key {
 };
 
 enum flow_kind {
-	FORWARD = 1,         // the destination becomes addr:port, the backend
-	REVERSE = 2,         // the source becomes addr:port, the frontend
+	FORWARD = 1,	     // the destination becomes addr:port, the backend
+	REVERSE = 2,	     // the source becomes addr:port, the frontend
 	HAIRPIN_FORWARD = 3, // and the source becomes the frontend's address: the client is the backend
 	HAIRPIN_REVERSE = 4, // and the destination becomes the source
 };
@@ -250,12 +250,12 @@ struct {
 
 // Packets by what became of them. Names for people are in layout.go.
 enum counter {
-	COUNT_FORWARDED,     // straight to a pod of this node
-	COUNT_TRANSLATED,    // to or from a backend
-	COUNT_SPOOFED,       // dropped: not the sender's own address
-	COUNT_NO_BACKEND,    // refused
-	COUNT_INVALID,       // dropped: its headers contradict themselves
-	COUNT_NO_ROOM,       // dropped: a map took no entry
+	COUNT_FORWARDED,  // straight to a pod of this node
+	COUNT_TRANSLATED, // to or from a backend
+	COUNT_SPOOFED,	  // dropped: not the sender's own address
+	COUNT_NO_BACKEND, // refused
+	COUNT_INVALID,	  // dropped: its headers contradict themselves
+	COUNT_NO_ROOM,	  // dropped: a map took no entry
 	COUNTERS,
 };
 

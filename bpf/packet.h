@@ -4,12 +4,12 @@
 
 struct packet {
 	struct flow_key key; // of the packet as it came; ports are 0 where there are none. ICMP echo: both are its id
-	__u32 l3;            // offset of the IP header
-	__u32 l4;            // offset of what follows the IP header and its extensions
+	__u32 l3;	     // offset of the IP header
+	__u32 l4;	     // offset of what follows the IP header and its extensions
 	__u8 v6;
-	__u8 tcp_flags;      // byte 13 of the TCP header
+	__u8 tcp_flags; // byte 13 of the TCP header
 	__u8 icmp_type;
-	__u8 fragment;       // FRAGMENT_*
+	__u8 fragment; // FRAGMENT_*
 };
 
 enum { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
