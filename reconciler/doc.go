@@ -9,7 +9,8 @@
 // be told of adopted namespaces before it is looked at. What the files hold:
 //
 //	reconciler_linux.go  the functions that others call
-//	observe.go diff.go   both states, and the changes between them
+//	observe.go           what is on the host
+//	diff.go differ.go    the changes between both states, as a plan
 //	steps.go             the order of the changes, see below
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files

@@ -28,10 +28,10 @@ func (t table) observe(ctx context.Context, h *host.Host, desired resource.State
 		return nil, err
 	}
 	wanted := map[resource.Kind][]resource.Resource{}
-	for _, id := range desired.IDs() {
-		wanted[id.Kind] = append(wanted[id.Kind], desired[id])
+	for id, r := range desired {
+		wanted[id.Kind] = append(wanted[id.Kind], r)
 	}
-	o := &Observed{Owned: resource.State{}, Waiting: map[string]string{}}
+	o := &Observed{Owned: make(resource.State, len(desired)), Waiting: map[string]string{}}
 	var (
 		mu   sync.Mutex
 		wg   sync.WaitGroup

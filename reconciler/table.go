@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
@@ -57,12 +58,16 @@ func (e erased[R]) conflicts(desired resource.State, foreign []resource.Resource
 
 // check reports the first resource whose kind isn't in the table.
 func (t table) check(s resource.State) error {
-	for _, id := range s.IDs() {
+	var unknown []resource.ID
+	for id := range s {
 		if _, ok := t[id.Kind]; !ok {
-			return fmt.Errorf("plan %s: no such kind of object", id)
+			unknown = append(unknown, id)
 		}
 	}
-	return nil
+	if unknown == nil {
+		return nil
+	}
+	return fmt.Errorf("plan %s: no such kind of object", slices.MinFunc(unknown, resource.ID.Compare))
 }
 
 // narrow gives resources their own type back.

@@ -1,7 +1,6 @@
 package resource
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 )
@@ -41,5 +40,5 @@ const (
 
 // Name is how people read a frontend: "10.96.0.100:80/TCP", "[fd00::1]:80/UDP".
 func (f Frontend) Name() string {
-	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Address, f.Port), f.Protocol)
+	return string(append(netip.AddrPortFrom(f.Address, f.Port).AppendTo(make([]byte, 0, 64)), "/"+f.Protocol...))
 }

@@ -12,10 +12,11 @@ type State map[ID]Resource
 // Add puts r into the state; two resources of one ID are a mistake of the caller's.
 func (s State) Add(rs ...Resource) error {
 	for _, r := range rs {
-		if old, ok := s[r.ID()]; ok {
-			return fmt.Errorf("two resources are %s (from %s and %s)", r.ID(), old.Origin(), r.Origin())
+		id, before := r.ID(), len(s)
+		old := s[id]
+		if s[id] = r; len(s) == before {
+			return fmt.Errorf("two resources are %s (from %s and %s)", id, old.Origin(), r.Origin())
 		}
-		s[r.ID()] = r
 	}
 	return nil
 }

@@ -1,0 +1,297 @@
+package reconciler
+
+import (
+	"cmp"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// difference is how an object isn't as desired.
+type difference struct {
+	fields  []resource.Field
+	inPlace bool
+}
+
+// differences compares all objects with what is observed under their own IDs. With many thousands it is what a plan takes
+// longest for, so every processor takes a part.
+func (t table) differences(desired, owned resource.State) map[resource.ID]difference {
+	type result struct {
+		id resource.ID
+		difference
+	}
+	ids := slices.Collect(maps.Keys(desired))
+	parts := make([][]result, runtime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for i := range parts {
+		wg.Go(func() {
+			for _, id := range ids[i*len(ids)/len(parts) : (i+1)*len(ids)/len(parts)] {
+				observed, ok := owned[id]
+				if !ok {
+					parts[i] = append(parts[i], result{id: id})
+				} else if fields, inPlace := t[id.Kind].diff(observed, desired[id]); len(fields) > 0 {
+					parts[i] = append(parts[i], result{id, difference{fields, inPlace}})
+				}
+			}
+		})
+	}
+	wg.Wait()
+	all := map[resource.ID]difference{}
+	for _, part := range parts {
+		for _, r := range part {
+			all[r.id] = r.difference
+		}
+	}
+	return all
+}
+
+// differ compares object by object.
+type differ struct {
+	kinds          table
+	desired, owned resource.State
+	differing      map[resource.ID]difference // desired objects that aren't as observed
+	gone           []resource.ID              // what nobody wants any more, in order
+	along          map[resource.ID]bool       // objects that can't be moved away from a parent in time, and go along with it
+
+	changes []resource.Change
+	byID    map[resource.ID]int // index in changes
+}
+
+// run works out all changes.
+func (d *differ) run() error {
+	d.changes, d.byID = nil, map[resource.ID]int{}
+	// Deletes come first, for what goes along with them; parents of what is observed are looked up as needed.
+	for _, id := range d.gone {
+		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: "no longer in the configuration"})
+	}
+	order, err := parentsFirst(d.suspects())
+	if err != nil {
+		return err
+	}
+	for _, id := range order {
+		if c, ok := d.compare(d.owned[id], d.desired[id]); ok {
+			d.add(c)
+		}
+	}
+	for i := range d.changes {
+		if c := &d.changes[i]; c.Action == resource.Delete {
+			d.imply(c)
+		}
+	}
+	for i := range d.changes {
+		c := &d.changes[i]
+		c.Dropped = c.Action == resource.Delete && d.replacedWith(c) == nil
+		d.disrupt(c)
+	}
+	return nil
+}
+
+// suspects are the desired objects that may have to change: those that differ, and those that need something that goes.
+func (d *differ) suspects() resource.State {
+	suspects := resource.State{}
+	going := map[resource.ID]bool{}
+	for _, id := range d.gone {
+		going[id] = true
+	}
+	for id := range d.along {
+		suspects[id], going[id] = d.desired[id], true
+	}
+	for id, diff := range d.differing {
+		suspects[id] = d.desired[id]
+		if observed, ok := d.owned[id]; ok && !d.mends(observed, d.desired[id], diff) {
+			going[id] = true
+		}
+	}
+	for found := len(going) > 0; found; {
+		found = false
+		for id, r := range d.desired {
+			if !going[id] && (needsAny(r, going) || needsAny(d.owned[id], going)) {
+				suspects[id], going[id], found = r, true, true
+			}
+		}
+	}
+	return suspects
+}
+
+// needsAny reports whether r needs one of ids.
+func needsAny(r resource.Resource, ids map[resource.ID]bool) bool {
+	in := func(id resource.ID) bool { return ids[id] }
+	return r != nil && (slices.ContainsFunc(r.After(), in) || slices.ContainsFunc(r.DiesWith(), in))
+}
+
+// mends reports whether an update brings an object from observed to desired.
+func (d *differ) mends(observed, desired resource.Resource, diff difference) bool {
+	return diff.inPlace && slices.Equal(claimsOf(observed), claimsOf(desired))
+}
+
+// add appends c.
+func (d *differ) add(c resource.Change) {
+	d.byID[c.ID] = len(d.changes)
+	d.changes = append(d.changes, c)
+}
+
+// compare brings one object from observed (nil for none) to desired. Its parents were compared before it.
+func (d *differ) compare(observed, desired resource.Resource) (resource.Change, bool) {
+	c := resource.Change{ID: desired.ID(), Before: observed, After: desired}
+	if observed == nil {
+		c.Action, c.Reason = resource.Create, "wanted by "+cmp.Or(desired.Origin(), "the configuration")
+		return c, true
+	}
+	diff := d.differing[c.ID]
+	c.Fields = diff.fields
+	if p, dies, ok := d.replacedParent(observed, desired); ok {
+		c.Action, c.Reason = resource.Replace, "re-created with "+p.String()
+		if dies {
+			c.With = &p
+		}
+		return c, true
+	}
+	if len(diff.fields) == 0 {
+		// The same device by name, but made by another link: what is on the old one goes with it.
+		for _, p := range observed.DiesWith() {
+			if d.action(p) == resource.Delete && !borrowed(d.owned[p]) {
+				c.Action, c.Reason, c.With = resource.Replace, "re-created with "+p.String(), &p
+				return c, true
+			}
+		}
+		return c, false
+	}
+	switch {
+	case d.mends(observed, desired, diff):
+		c.Action, c.Reason = resource.Update, resource.ReasonUpdate(diff.fields)
+	default:
+		c.Action, c.Reason = resource.Replace, resource.ReasonReplace(diff.fields)
+	}
+	return c, true
+}
+
+// replacedParent finds what takes a desired object down before it can be created again, and whether the kernel removes
+// the object along with it. What the desired object lives and dies with counts, unless the observed one is known to sit
+// elsewhere.
+func (d *differ) replacedParent(observed, desired resource.Resource) (p resource.ID, dies, ok bool) {
+	for _, p := range desired.DiesWith() {
+		if d.action(p) != resource.Replace || elsewhere(observed, p) {
+			continue
+		}
+		return p, !borrowed(d.owned[p]), true
+	}
+	if d.along[desired.ID()] {
+		for _, p := range observed.DiesWith() {
+			if a := d.action(p); (a == resource.Replace || a == resource.Delete) && !borrowed(d.owned[p]) {
+				return p, true, true
+			}
+		}
+		for _, p := range observed.After() {
+			if a := d.action(p); a == resource.Replace || a == resource.Delete {
+				return p, false, true
+			}
+		}
+	}
+	// What merely needs a replaced object (a port its bridge) would stay, but cut off from it.
+	for _, p := range desired.After() {
+		if d.action(p) == resource.Replace && slices.Contains(observed.After(), p) {
+			return p, false, true
+		}
+	}
+	return resource.ID{}, false, false
+}
+
+// elsewhere reports whether an observed object is known to live and die with another object of p's kind.
+func elsewhere(observed resource.Resource, p resource.ID) bool {
+	ids := observed.DiesWith()
+	return !slices.Contains(ids, p) && slices.ContainsFunc(ids, func(id resource.ID) bool { return id.Kind == p.Kind })
+}
+
+// imply finds what takes an object along that nobody wants any more.
+func (d *differ) imply(c *resource.Change) {
+	for _, p := range c.Before.DiesWith() {
+		a := d.action(p)
+		if (a != resource.Replace && a != resource.Delete) || borrowed(d.owned[p]) {
+			continue
+		}
+		c.Reason = "goes with " + p.String()
+		if rec, ok := c.Before.(resource.Recorder); !ok || !rec.Recorded() {
+			c.With = &p
+		}
+		return
+	}
+}
+
+// action is what happens to an object; "" for nothing.
+func (d *differ) action(id resource.ID) resource.Action {
+	if i, ok := d.byID[id]; ok {
+		return d.changes[i].Action
+	}
+	return ""
+}
+
+// borrowed reports whether letting go of r leaves what is in it.
+func borrowed(r resource.Resource) bool {
+	b, ok := r.(resource.Borrower)
+	return ok && b.Borrowed()
+}
+
+// disrupt says whom c hurts. What goes or comes along with a replaced object hurts as much as that one; a pod that the
+// files no longer name isn't disrupted by its removal.
+func (d *differ) disrupt(c *resource.Change) {
+	c.Disruption = resource.DisruptsNothing
+	r, from := c.After, c.Before
+	if r == nil {
+		r = c.Before
+	}
+	if dis, ok := r.(resource.Disrupter); ok {
+		c.Disruption = dis.Disruption(c.Action, from)
+	}
+	if c.Action == resource.Delete && c.Dropped && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
+		c.Disruption = resource.DisruptsNothing
+	}
+	if p := d.replacedWith(c); p != nil {
+		if dis, ok := p.After.(resource.Disrupter); ok {
+			if class := dis.Disruption(p.Action, p.Before); class.Level() > c.Disruption.Level() {
+				c.Disruption = class
+			}
+		}
+	}
+}
+
+// replacedWith follows what c goes along with, up to the replaced object that it all comes from; nil if there is none.
+func (d *differ) replacedWith(c *resource.Change) *resource.Change {
+	for range len(d.changes) {
+		if c.With == nil {
+			return nil
+		}
+		if c = &d.changes[d.byID[*c.With]]; c.Action == resource.Replace && c.With == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// podStays reports whether r is part of a pod that the files still name.
+func (d *differ) podStays(r resource.Resource) bool {
+	pod := resource.Pod(r)
+	_, ok := d.desired[resource.ID{Kind: "netns", Name: pod}]
+	return pod != "" && ok
+}
+
+// letGo breaks a circle: objects that can't be moved away before their old place goes, go along with it and are created
+// again, all that are on it: it can't wait. It reports whether there were any.
+func (d *differ) letGo(g *graph, circle []int) bool {
+	found := false
+	for i, s := range circle {
+		next := circle[(i+1)%len(circle)]
+		if !slices.Contains(g.steps[next].moves, s) {
+			continue
+		}
+		for _, m := range g.steps[next].moves {
+			if id := g.steps[m].id; !d.along[id] {
+				d.along[id] = true
+				found = true
+			}
+		}
+	}
+	return found
+}
