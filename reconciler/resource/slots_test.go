@@ -1,0 +1,35 @@
+package resource
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestSlots(t *testing.T) {
+	for name, c := range map[string]struct {
+		weights []int
+		limit   int
+		want    []int
+	}{
+		"equal":       {weights: []int{5, 5, 5}, want: []int{0, 1, 2}},
+		"spread":      {weights: []int{2, 6}, want: []int{1, 0, 1, 1}},
+		"interleaved": {weights: []int{4, 2, 2}, want: []int{0, 1, 2, 0}},
+		"nothing new": {weights: []int{0, 3, -1}, want: []int{1}},
+		"nobody":      {weights: []int{0, -1}},
+		"scaled":      {weights: []int{1000, 3000, 1}, limit: 4, want: []int{1, 0, 1, 2, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var backends []Backend
+			for _, w := range c.weights {
+				b := Backend{Weight: w, State: Active}
+				if w < 0 {
+					b = Backend{Weight: 1, State: Terminating}
+				}
+				backends = append(backends, b)
+			}
+			if got := Slots(backends, c.limit); !slices.Equal(got, c.want) {
+				t.Errorf("slots %v, want %v", got, c.want)
+			}
+		})
+	}
+}
