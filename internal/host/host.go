@@ -7,6 +7,7 @@
 //	conn_linux.go     one rtnetlink socket
 //	links_linux.go    devices, as dumps and look-ups show them
 //	tables_linux.go   addresses, routes, neighbours and rules
+//	cookie_linux.go   the cookies of namespaces, which programs know them by
 //	folder_linux.go   the folder where namespaces have their names
 //	warn*_linux.go    what else on the machine stops pods: firewalls, filters, other daemons
 //

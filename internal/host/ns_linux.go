@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -24,6 +25,8 @@ type NS struct {
 	h     *Host
 	epoch int
 	conn  *conn
+
+	cookie atomic.Uint64 // 0 until somebody asks
 
 	mu     sync.Mutex
 	handle *netlink.Handle

@@ -1,0 +1,7 @@
+package host
+
+// For the tests.
+var (
+	AttachTeller = attachTeller
+	ToldCookie   = toldCookie
+)
