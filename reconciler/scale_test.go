@@ -71,3 +71,31 @@ func BenchmarkOneOfMany(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyFromNothing is the reconciler's own time to create many objects.
+func BenchmarkManyFromNothing(b *testing.B) {
+	for _, n := range []int{1000, 10000, 50000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			t := table{service.Kind: of(flat{})}
+			desired := resource.State{}
+			for _, s := range flatServices(n) {
+				desired[s.ID()] = s
+			}
+			h := &host.Host{}
+			b.ReportAllocs()
+			for b.Loop() {
+				o, err := t.observe(b.Context(), h, desired)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p, err := t.diff(desired, o)
+				if err != nil || len(p.Changes) != n {
+					b.Fatal(len(p.Changes), err)
+				}
+				if err := t.apply(b.Context(), h, p, ApplyOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -350,15 +350,23 @@ func (g *graph) circleError(circle []int) error {
 
 // ready holds the steps that wait for nothing any more, the next one first.
 type ready struct {
-	g       *graph
 	heap    []int
+	rank    []int   // of each step among all: comparing numbers is what makes the heap fast
 	missing []int   // how many steps each one still waits for; -1 once it was taken
 	next    [][]int // the steps that wait for each one
 }
 
 // newReady starts with the steps that wait for nothing.
 func newReady(g *graph) *ready {
-	r := &ready{g: g, missing: make([]int, len(g.steps)), next: make([][]int, len(g.steps))}
+	r := &ready{rank: make([]int, len(g.steps)), missing: make([]int, len(g.steps)), next: make([][]int, len(g.steps))}
+	ranked := make([]int, len(g.steps))
+	for i := range ranked {
+		ranked[i] = i
+	}
+	slices.SortFunc(ranked, g.compare)
+	for rank, s := range ranked {
+		r.rank[s] = rank
+	}
 	for i, s := range g.steps {
 		r.missing[i] = len(s.before)
 		for _, b := range s.before {
@@ -393,7 +401,7 @@ func (r *ready) done(s int) {
 func (r *ready) Len() int { return len(r.heap) }
 
 // Less implements heap.Interface.
-func (r *ready) Less(i, j int) bool { return r.g.compare(r.heap[i], r.heap[j]) < 0 }
+func (r *ready) Less(i, j int) bool { return r.rank[r.heap[i]] < r.rank[r.heap[j]] }
 
 // Swap implements heap.Interface.
 func (r *ready) Swap(i, j int) { r.heap[i], r.heap[j] = r.heap[j], r.heap[i] }
