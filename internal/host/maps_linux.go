@@ -4,17 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
 )
-
-// BPFPath is a path below the node's folder of the BPF file system.
-func (h *Host) BPFPath(elem ...string) string {
-	return filepath.Join(append([]string{h.BPFFS}, elem...)...)
-}
 
 // BPFMap is a pinned map that stays open until the next Forget or ForgetMaps.
 type BPFMap struct {
@@ -30,24 +23,24 @@ func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 	if ms, ok := h.maps[base]; ok {
 		return ms, nil
 	}
-	entries, err := os.ReadDir(h.BPFPath("maps"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list the BPF maps: %w", err)
+	names, err := h.BPFNames(BPFMapFolder)
+	if err != nil {
+		return nil, err
 	}
 	var ms []BPFMap
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), base+".") {
+	for _, name := range names {
+		if !strings.HasPrefix(name, base+".") {
 			continue
 		}
-		m, err := ebpf.LoadPinnedMap(h.BPFPath("maps", e.Name()), nil)
+		m, err := ebpf.LoadPinnedMap(h.BPFPath(BPFMapFolder, name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			closeMaps(ms)
-			return nil, fmt.Errorf("open BPF map %s: %w", e.Name(), err)
+			return nil, fmt.Errorf("open BPF map %s: %w", name, err)
 		}
-		ms = append(ms, BPFMap{m, e.Name()})
+		ms = append(ms, BPFMap{m, name})
 	}
 	if h.maps == nil {
 		h.maps = map[string][]BPFMap{}
