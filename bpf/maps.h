@@ -158,11 +158,12 @@ struct {
 	__type(value, __u32); // ifindex of the uplink
 } macs SEC(".maps");
 
-// A socket's peers, as it knows them. The entry with an all-zero peer is that of a connected socket.
+// Peers of sockets, by the socket's cookie, which no other socket gets as long as the kernel runs: what is left of a
+// closed socket answers nobody, and makes room for others in time.
 struct peer_key {
-	__u64 cookie; // of the socket
-	struct address addr;
-	__be16 port;
+	__u64 cookie;	     // of the socket
+	struct address addr; // 0: the peer that the socket is connected to
+	__be16 port;	     // 0 likewise
 	__u8 proto;
 	__u8 pad[5];
 };
@@ -170,12 +171,18 @@ struct peer_key {
 struct peer {
 	struct address addr; // frontend or backend
 	__u64 service;
-	__u64 backend;
+	__u64 backend; // 0: connected to nobody, for want of backends
 	__be16 port;
 	__u8 pad[6];
 };
 
-// backend's address -> frontend, to name answers and peers as the program knows them.
+// How peers are named to the program. A connected socket, TCP or UDP, has one entry for what it believes to be
+// connected to: {cookie, 0, 0, proto} -> frontend, with its service and backend. User space counts connections by
+// these, and finds the UDP sockets of a backend that is gone. The entry goes when the socket is closed or connected
+// elsewhere. What connect(AF_UNSPEC) leaves isn't asked for: nobody sees that call.
+//
+// UDP sockets, connected or not, have one for each backend that answers them, by what the kernel says who sent a
+// datagram: {cookie, backend, port, UDP} -> frontend. It goes when the socket talks to the backend's own address.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
@@ -183,7 +190,8 @@ struct {
 	__type(value, struct peer);
 } sock_reverse SEC(".maps");
 
-// frontend -> backend, so that the datagrams of an unconnected socket stay together.
+// {cookie, frontend, port, UDP} -> backend: all datagrams of an unconnected socket to a frontend go to one backend,
+// until user space removes the entry because the backend is gone.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);

@@ -34,6 +34,14 @@ const (
 	socket_allMapSockForward   = "sock_forward"
 	socket_allMapSockReverse   = "sock_reverse"
 	socket_allProgConnect4     = "connect4"
+	socket_allProgConnect6     = "connect6"
+	socket_allProgGetpeername4 = "getpeername4"
+	socket_allProgGetpeername6 = "getpeername6"
+	socket_allProgRecvmsg4     = "recvmsg4"
+	socket_allProgRecvmsg6     = "recvmsg6"
+	socket_allProgSendmsg4     = "sendmsg4"
+	socket_allProgSendmsg6     = "sendmsg6"
+	socket_allProgSockRelease  = "sock_release"
 )
 
 // loadSocket_all returns the embedded CollectionSpec for socket_all.
@@ -78,7 +86,15 @@ type socket_allSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socket_allProgramSpecs struct {
-	Connect4 *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
+	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	Recvmsg4     *ebpf.ProgramSpec `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.ProgramSpec `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.ProgramSpec `ebpf:"sock_release"`
 }
 
 // socket_allMapSpecs contains maps before they are loaded into the kernel.
@@ -181,12 +197,28 @@ type socket_allVariables struct {
 //
 // It can be passed to loadSocket_allObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socket_allPrograms struct {
-	Connect4 *ebpf.Program `ebpf:"connect4"`
+	Connect4     *ebpf.Program `ebpf:"connect4"`
+	Connect6     *ebpf.Program `ebpf:"connect6"`
+	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
+	Recvmsg4     *ebpf.Program `ebpf:"recvmsg4"`
+	Recvmsg6     *ebpf.Program `ebpf:"recvmsg6"`
+	Sendmsg4     *ebpf.Program `ebpf:"sendmsg4"`
+	Sendmsg6     *ebpf.Program `ebpf:"sendmsg6"`
+	SockRelease  *ebpf.Program `ebpf:"sock_release"`
 }
 
 func (p *socket_allPrograms) Close() error {
 	return _Socket_allClose(
 		p.Connect4,
+		p.Connect6,
+		p.Getpeername4,
+		p.Getpeername6,
+		p.Recvmsg4,
+		p.Recvmsg6,
+		p.Sendmsg4,
+		p.Sendmsg6,
+		p.SockRelease,
 	)
 }
 
