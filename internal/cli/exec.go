@@ -31,7 +31,7 @@ func notRun(err error) error {
 	return &Exit{exitNotFound, err}
 }
 
-// Exec replaces this process by argv, run in a pod's network namespace. The cgroup stays the caller's.
+// Exec replaces this process by argv, run in a pod's network namespace, and in a cgroup that the node's socket programs see.
 func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
 	if err := needRoot("exec"); err != nil {
 		return err
@@ -63,6 +63,9 @@ func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return notRun(fmt.Errorf("run in pod %s: %w", pod, err))
+	}
+	if err := h.JoinCgroup(); err != nil {
+		return err
 	}
 	// The thread that enters the namespace becomes the whole process with exec.
 	runtime.LockOSThread()
