@@ -30,6 +30,9 @@ var attachProbes = []probe{
 	hook(CgroupRecvmsg6, "5.2", ebpf.AttachCGroupUDP6Recvmsg),
 	hook(CgroupGetpeername4, "5.8", ebpf.AttachCgroupInet4GetPeername),
 	hook(CgroupGetpeername6, "5.8", ebpf.AttachCgroupInet6GetPeername),
+	{CgroupSockRelease, "5.9", "loading a socket program for hook sock_release", func(*sandbox) error {
+		return withProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSock, AttachType: ebpf.AttachCgroupInetSockRelease, Instructions: pass(1)}, nil)
+	}},
 }
 
 // hook loads a socket program for one hook, which the kernel checks when loading: no cgroup is touched.

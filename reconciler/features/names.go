@@ -38,6 +38,7 @@ const (
 	CgroupRecvmsg6     Feature = "bpf.cgroup.recvmsg6"
 	CgroupGetpeername4 Feature = "bpf.cgroup.getpeername4"
 	CgroupGetpeername6 Feature = "bpf.cgroup.getpeername6"
+	CgroupSockRelease  Feature = "bpf.cgroup.sock_release"
 )
 
 // What packet filtering there is.
