@@ -6,9 +6,11 @@ import (
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/addr"
+	"plumb.internal/plumb/reconciler/resource/endpoint"
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
 	"plumb.internal/plumb/reconciler/resource/netns"
+	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/route"
 	"plumb.internal/plumb/reconciler/resource/rule"
 	"plumb.internal/plumb/reconciler/resource/sysctl"
@@ -35,11 +37,13 @@ type Conflicter[R resource.Resource] interface {
 
 // kinds is THE table: a new kind of object is one new folder and one line here.
 var kinds = table{
-	netns.Kind:  of(netns.Ops{}),
-	link.Kind:   of(link.Ops{}),
-	addr.Kind:   of(addr.Ops{}),
-	route.Kind:  of(route.Ops{}),
-	rule.Kind:   of(rule.Ops{}),
-	neigh.Kind:  of(neigh.Ops{}),
-	sysctl.Kind: of(sysctl.Ops{}),
+	netns.Kind:    of(netns.Ops{}),
+	link.Kind:     of(link.Ops{}),
+	addr.Kind:     of(addr.Ops{}),
+	route.Kind:    of(route.Ops{}),
+	rule.Kind:     of(rule.Ops{}),
+	neigh.Kind:    of(neigh.Ops{}),
+	sysctl.Kind:   of(sysctl.Ops{}),
+	endpoint.Kind: of(endpoint.Ops{}),
+	nft.Kind:      of(nft.Ops{}),
 }

@@ -14,6 +14,9 @@ const Kind resource.Kind = "endpoint"
 
 // Endpoint is one pod in the data path's maps. That of the root namespace ("") has no addresses: it only makes the socket
 // programs act for the node's own processes.
+//
+// No cookie and no ifindex is in it: they are found out when entries are written, and observed entries are named as they
+// would be if they were right, so that a namespace or a device that was made anew shows.
 type Endpoint struct {
 	NetNS     string
 	Addresses []netip.Addr // ordered
@@ -26,6 +29,11 @@ type Endpoint struct {
 	Link    resource.ID   // the resource that makes the device; zero for somebody else's
 	Maps    []resource.ID // that hold it
 	From    string
+
+	// Held is what the maps hold, by the entry's name; observed only. See entries.
+	Held map[string]string
+	// Stale marks the entries that belong to no pod: those of namespaces that are gone, or that no pod's addresses lead to.
+	Stale bool
 }
 
 // For returns the ID of a pod's endpoint.
@@ -33,7 +41,10 @@ func For(pod string) resource.ID { return resource.ID{Kind: Kind, NetNS: pod, Na
 
 // ID implements resource.Resource.
 func (e Endpoint) ID() resource.ID {
-	if e.NetNS == "" {
+	switch {
+	case e.Stale:
+		return resource.ID{Kind: Kind, Name: "stale"}
+	case e.NetNS == "":
 		return resource.ID{Kind: Kind, Name: "node"}
 	}
 	return For(e.NetNS)

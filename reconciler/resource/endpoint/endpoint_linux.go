@@ -1,0 +1,215 @@
+package endpoint
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/internal/host"
+)
+
+// The maps, by the first part of their names.
+const (
+	endpoints  = "endpoints"
+	macs       = "macs"
+	namespaces = "namespaces"
+)
+
+// sizes are those of keys and values in this layout; other maps of these names are of another one.
+var sizes = map[string][2]int{
+	endpoints:  {len(bpf.Address{}), binary.Size(bpf.Endpoint{})},
+	macs:       {8, 4},
+	namespaces: {8, 4},
+}
+
+// Create implements reconciler.Ops. All entries in the maps are ours: one that is there is made right.
+func (Ops) Create(_ context.Context, h *host.Host, e Endpoint) error {
+	if err := write(h, Endpoint{Held: map[string]string{}}, e); err != nil {
+		return fmt.Errorf("create %s: %w", e.ID(), err)
+	}
+	return nil
+}
+
+// Update implements reconciler.Ops. The entries that are to stay come first.
+func (Ops) Update(_ context.Context, h *host.Host, from, to Endpoint) error {
+	if err := write(h, from, to); err != nil {
+		return fmt.Errorf("update %s: %w", to.ID(), err)
+	}
+	return nil
+}
+
+// Delete implements reconciler.Ops.
+func (Ops) Delete(_ context.Context, h *host.Host, e Endpoint) error {
+	if err := remove(h, e, names(e.entries())); err != nil {
+		return fmt.Errorf("delete %s: %w", e.ID(), err)
+	}
+	return nil
+}
+
+// write brings the entries of from to those of to.
+func write(h *host.Host, from, to Endpoint) error {
+	entries := to.entries()
+	values := map[string][]byte{} // by map
+	for _, name := range names(entries) {
+		base, key, err := locate(h, to, name)
+		if err != nil {
+			return err
+		}
+		if values[base] == nil {
+			if values[base], err = valueOf(h, to, base); err != nil {
+				return err
+			}
+		}
+		pins, err := pinned(h, to, base)
+		if err != nil {
+			return err
+		}
+		if len(pins) == 0 {
+			return fmt.Errorf("there is no pinned map of %s: %w", base, fs.ErrNotExist)
+		}
+		for _, m := range pins {
+			if there, err := m.LookupBytes(key); err == nil && bytes.Equal(there, values[base]) {
+				continue
+			}
+			h.Wrote("write %s of %s into %s", name, to.ID(), m.Name)
+			if err := m.Put(key, values[base]); err != nil {
+				return fmt.Errorf("write %s into map %s: %w", name, m.Name, err)
+			}
+		}
+	}
+	var gone []string
+	for name := range from.entries() {
+		if _, ok := entries[name]; !ok {
+			gone = append(gone, name)
+		}
+	}
+	return remove(h, from, order(gone))
+}
+
+// remove takes entries away, in the reverse of their order.
+func remove(h *host.Host, e Endpoint, names []string) error {
+	for _, name := range slices.Backward(names) {
+		base, key, err := locate(h, e, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the namespace is gone, its cookie will be found among those of nobody
+		}
+		if err != nil {
+			return err
+		}
+		pins, err := pinned(h, e, base)
+		if err != nil {
+			return err
+		}
+		for _, m := range pins {
+			if there, err := m.LookupBytes(key); err != nil || there == nil {
+				if err != nil {
+					return fmt.Errorf("look for %s in map %s: %w", name, m.Name, err)
+				}
+				continue
+			}
+			h.Wrote("delete %s of %s from %s", name, e.ID(), m.Name)
+			if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("delete %s from map %s: %w", name, m.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// pinned lists the maps of a base that have the layout of the one that the endpoint names.
+func pinned(h *host.Host, e Endpoint, base string) ([]host.BPFMap, error) {
+	all, err := h.BPFMaps(base)
+	if err != nil {
+		return nil, err
+	}
+	var prefix string // "endpoints.v1."
+	for _, id := range e.Maps {
+		if strings.HasPrefix(id.Name, base+".") {
+			prefix = layout(id.Name)
+		}
+	}
+	if prefix == "" {
+		return nil, nil
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(m host.BPFMap) bool { return layout(m.Name) != prefix || !fits(base, m) }), nil
+}
+
+// layout is the name of a map without its size.
+func layout(name string) string { return name[:strings.LastIndexByte(name, '.')+1] }
+
+// fits reports whether a map's keys and values have the sizes that this program knows.
+func fits(base string, m host.BPFMap) bool {
+	return int(m.KeySize()) == sizes[base][0] && int(m.ValueSize()) == sizes[base][1]
+}
+
+// locate finds where an entry is, by its name. The error wraps fs.ErrNotExist where the pod's namespace is missing.
+func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err error) {
+	switch mac, isMAC := strings.CutPrefix(name, macPrefix); {
+	case isMAC:
+		hw, err := net.ParseMAC(mac)
+		return macs, append(hw, 0, 0), err
+	case name == namespace:
+		ns, err := h.NS(e.NetNS)
+		if err != nil {
+			return "", nil, err
+		}
+		cookies, err := h.Cookies(ns)
+		if err != nil {
+			return "", nil, err
+		}
+		return namespaces, binary.LittleEndian.AppendUint64(nil, cookies[0]), nil
+	}
+	if cookie, ok := strings.CutPrefix(name, cookiePrefix); ok {
+		n, err := strconv.ParseUint(cookie, 10, 64)
+		return namespaces, binary.LittleEndian.AppendUint64(nil, n), err
+	}
+	a, err := netip.ParseAddr(name)
+	if err != nil {
+		return "", nil, err
+	}
+	k := bpf.AddressOf(a)
+	return endpoints, k[:], nil
+}
+
+// valueOf is the value of the endpoint's entries in a map.
+func valueOf(h *host.Host, e Endpoint, base string) ([]byte, error) {
+	if base == namespaces {
+		return binary.LittleEndian.AppendUint32(nil, 1), nil
+	}
+	_, index, err := h.Device("", e.Dev)
+	if err != nil {
+		return nil, err
+	}
+	if base == macs {
+		return binary.LittleEndian.AppendUint32(nil, uint32(index)), nil
+	}
+	v := bpf.Endpoint{Ifindex: uint32(index), Attach: attachments[e.Attach]}
+	if v.Attach == 0 {
+		return nil, fmt.Errorf("attachment %q has no number", e.Attach)
+	}
+	for _, end := range []struct {
+		to   *[6]byte
+		text string
+	}{{&v.MAC, e.MAC}, {&v.HostMAC, e.HostMAC}} {
+		if end.text == "" {
+			continue
+		}
+		mac, err := net.ParseMAC(end.text)
+		if err != nil {
+			return nil, err
+		}
+		copy(end.to[:], mac)
+	}
+	return binary.Append(nil, binary.LittleEndian, v)
+}
