@@ -8,6 +8,7 @@
 //	links_linux.go    devices, as dumps and look-ups show them
 //	tables_linux.go   addresses, routes, neighbours and rules
 //	cookie_linux.go   the cookies of namespaces, which programs know them by
+//	kept_linux.go     what kinds keep in memory
 //	folder_linux.go   the folder where namespaces have their names
 //	warn*_linux.go    what else on the machine stops pods: firewalls, filters, other daemons
 //

@@ -44,6 +44,7 @@ type Host struct {
 	threads threads
 	folder  sync.RWMutex // of the folder of namespaces: names are added under the read lock
 	shared  atomic.Bool  // the folder was found to be a shared mount
+	kept    sync.Map     // see Kept
 
 	mu       sync.Mutex
 	epoch    int               // grows with every Forget
