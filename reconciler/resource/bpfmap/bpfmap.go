@@ -1,9 +1,12 @@
 // Package bpfmap is the kind of eBPF maps, pinned below the node's own folder of the BPF file system.
+//
+// A pin is all that marks a map as ours: it is the last step of making one, so what a kill leaves half made goes with the
+// process. A map under a name that promises another layout is replaced without a look at its entries, and one whose
+// version isn't known here is deleted unopened.
 package bpfmap
 
 import (
-	"fmt"
-
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -18,15 +21,54 @@ type Map struct {
 	Version int    // of the layout
 	Entries int    // most entries
 	From    string
+
+	// Pin is the name of an observed pin that isn't the name of a map; "" otherwise.
+	Pin string
+	// Fault is how an observed map is not what its name says; "" otherwise.
+	Fault string
+}
+
+// Of is a map of the present layout.
+func Of(base string, entries int, from string) Map {
+	return Map{Base: base, Version: Version(base), Entries: entries, From: from}
 }
 
 // For returns the ID of a map: "frontends.v1.65536".
 func For(base string, version, entries int) resource.ID {
-	return resource.ID{Kind: Kind, Name: fmt.Sprintf("%s.v%d.%d", base, version, entries)}
+	return resource.ID{Kind: Kind, Name: bpf.MapName(base, version, entries)}
 }
 
+// Version is the present version of a map's layout; 0 where there is no such map.
+func Version(base string) int { return bpf.Layouts[base].Version }
+
+// Bytes estimates the kernel memory of a map that is full: for hash tables 16 bytes for each bucket (the next power of two
+// of the entries) and 48 beside each key and value. An LRU map takes all of it at once, the others as they fill up; a map
+// that counts by CPU takes it for each CPU.
+func Bytes(base string, entries int) int64 {
+	l, ok := bpf.Layouts[base]
+	if !ok || entries <= 0 {
+		return 0
+	}
+	n, value := int64(entries), round8(l.Value)
+	if l.Key == 4 && l.Flags == 0 { // an array
+		return n * value
+	}
+	buckets := int64(1)
+	for buckets < n {
+		buckets *= 2
+	}
+	return buckets*16 + n*(48+round8(l.Key)+value)
+}
+
+func round8(n uint32) int64 { return (int64(n) + 7) &^ 7 }
+
 // ID implements resource.Resource.
-func (m Map) ID() resource.ID { return For(m.Base, m.Version, m.Entries) }
+func (m Map) ID() resource.ID {
+	if m.Pin != "" {
+		return resource.ID{Kind: Kind, Name: m.Pin}
+	}
+	return For(m.Base, m.Version, m.Entries)
+}
 
 // After implements resource.Resource.
 func (m Map) After() []resource.ID { return nil }
@@ -39,3 +81,15 @@ func (m Map) Requires() []features.Feature { return nil }
 
 // Origin implements resource.Resource.
 func (m Map) Origin() string { return m.From }
+
+// Ops implements reconciler.Ops for maps.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired map of one ID: nothing, but for a map that isn't what its
+// name says. Such a one can't be mended.
+func (Ops) Diff(observed, desired Map) (fields []resource.Field, inPlace bool) {
+	if observed.Fault != desired.Fault {
+		fields = append(fields, resource.Field{Name: "layout", Before: observed.Fault, After: "as its name says"})
+	}
+	return fields, false
+}
