@@ -26,13 +26,6 @@ const (
 	namespaces = "namespaces"
 )
 
-// sizes are those of keys and values in this layout; other maps of these names are of another one.
-var sizes = map[string][2]int{
-	endpoints:  {len(bpf.Address{}), binary.Size(bpf.Endpoint{})},
-	macs:       {8, 4},
-	namespaces: {8, 4},
-}
-
 // Create implements reconciler.Ops. All entries in the maps are ours: one that is there is made right.
 func (Ops) Create(_ context.Context, h *host.Host, e Endpoint) error {
 	if err := write(h, Endpoint{Held: map[string]string{}}, e); err != nil {
@@ -71,7 +64,7 @@ func write(h *host.Host, from, to Endpoint) error {
 				return err
 			}
 		}
-		pins, err := pinned(h, to, base)
+		pins, err := pinned(h, base)
 		if err != nil {
 			return err
 		}
@@ -107,7 +100,7 @@ func remove(h *host.Host, e Endpoint, names []string) error {
 		if err != nil {
 			return err
 		}
-		pins, err := pinned(h, e, base)
+		pins, err := pinned(h, base)
 		if err != nil {
 			return err
 		}
@@ -127,30 +120,16 @@ func remove(h *host.Host, e Endpoint, names []string) error {
 	return nil
 }
 
-// pinned lists the maps of a base that have the layout of the one that the endpoint names.
-func pinned(h *host.Host, e Endpoint, base string) ([]host.BPFMap, error) {
+// pinned lists the maps of a base that have this program's layout: more than one while one takes over from another.
+func pinned(h *host.Host, base string) ([]host.BPFMap, error) {
 	all, err := h.BPFMaps(base)
 	if err != nil {
 		return nil, err
 	}
-	var prefix string // "endpoints.v1."
-	for _, id := range e.Maps {
-		if strings.HasPrefix(id.Name, base+".") {
-			prefix = layout(id.Name)
-		}
-	}
-	if prefix == "" {
-		return nil, nil
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(m host.BPFMap) bool { return layout(m.Name) != prefix || !fits(base, m) }), nil
-}
-
-// layout is the name of a map without its size.
-func layout(name string) string { return name[:strings.LastIndexByte(name, '.')+1] }
-
-// fits reports whether a map's keys and values have the sizes that this program knows.
-func fits(base string, m host.BPFMap) bool {
-	return int(m.KeySize()) == sizes[base][0] && int(m.ValueSize()) == sizes[base][1]
+	return slices.DeleteFunc(slices.Clone(all), func(m host.BPFMap) bool {
+		_, version, _, ok := bpf.ParseMapName(m.Name)
+		return !ok || version != bpf.Layouts[base].Version
+	}), nil
 }
 
 // locate finds where an entry is, by its name. The error wraps fs.ErrNotExist where the pod's namespace is missing.

@@ -1,14 +1,16 @@
 package endpoint_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
@@ -28,19 +30,16 @@ func maps(names ...string) (ids []resource.ID) {
 	return ids
 }
 
-// pin makes a map.
-func pin(t testing.TB, h *host.Host, name string, keySize, valueSize uint32) {
+// pin pins a new map.
+func pin(t testing.TB, h *host.Host, name string, m *ebpf.Map, err error) {
 	t.Helper()
-	if err := h.MakeBPFFolder(host.BPFMapFolder); err != nil {
-		t.Fatal(err)
-	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: ebpf.Hash, KeySize: keySize, ValueSize: valueSize, MaxEntries: 4096, Flags: unix.BPF_F_NO_PREALLOC,
-	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	if err := h.MakeBPFFolder(host.BPFMapFolder); err != nil {
+		t.Fatal(err)
+	}
 	if err := m.Pin(h.BPFPath(host.BPFMapFolder, name)); err != nil {
 		t.Fatal(err)
 	}
@@ -65,9 +64,11 @@ func device(t testing.TB, h *host.Host, name string) {
 func setup(t testing.TB, h *host.Host) {
 	t.Helper()
 	kindtest.BPFFS(t, h)
-	pin(t, h, names[0], 16, 20)
-	pin(t, h, names[1], 8, 4)
-	pin(t, h, names[2], 8, 4)
+	for _, name := range names {
+		base, _, entries, _ := bpf.ParseMapName(name)
+		m, err := bpf.NewMap(base, entries)
+		pin(t, h, name, m, err)
+	}
 	for _, pod := range []string{"web", "db"} {
 		kindtest.Pod(t, h, pod)
 		device(t, h, "pl-"+pod)
@@ -245,8 +246,10 @@ func TestTwoMaps(t *testing.T) {
 	h := kindtest.Root(t)
 	setup(t, h)
 	converge(t, h, sample("web", "10.0.0.10"))
-	pin(t, h, "endpoints.v1.1024", 16, 20)
-	pin(t, h, "endpoints.v2.4096", 16, 24)
+	m, err := bpf.NewMap("endpoints", 1024)
+	pin(t, h, "endpoints.v1.1024", m, err)
+	m, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 24, MaxEntries: 4096})
+	pin(t, h, "endpoints.v2.4096", m, err)
 	h.Forget()
 	moved := sample("web", "10.0.0.10", "10.0.0.11")
 	moved.Maps[0].Name = "endpoints.v1.1024"
@@ -261,12 +264,14 @@ func TestTwoMaps(t *testing.T) {
 	}
 	for _, m := range all {
 		n := 0
-		if m.ValueSize() == 24 {
-			err = bpf.Each(m.Map, func(bpf.Address, [24]byte) { n++ })
-		} else {
-			err = bpf.Each(m.Map, func(bpf.Address, bpf.Endpoint) { n++ })
+		var key []byte
+		value := make([]byte, m.ValueSize())
+		entries := m.Iterate()
+		for entries.Next(&key, &value) {
+			n++
 		}
-		if want := map[string]int{"endpoints.v1.1024": 2, "endpoints.v1.4096": 2}[m.Name]; err != nil || n != want {
+		want := map[string]int{"endpoints.v1.1024": 2, "endpoints.v1.4096": 2}[m.Name]
+		if err := entries.Err(); err != nil || n != want {
 			t.Errorf("%s has %d entries, want %d (%v)", m.Name, n, want, err)
 		}
 	}
@@ -282,9 +287,12 @@ func TestCannot(t *testing.T) {
 		t.Error("created without a device")
 	}
 	e = sample("web", "10.0.0.10")
-	e.Maps[0].Name = "endpoints.v9.1"
-	if err := (endpoint.Ops{}).Create(t.Context(), h, e); err == nil {
-		t.Error("created without a map")
+	if err := os.Remove(h.BPFPath(host.BPFMapFolder, names[0])); err != nil {
+		t.Fatal(err)
+	}
+	h.ForgetMaps()
+	if err := (endpoint.Ops{}).Create(t.Context(), h, e); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("created without a map: %v", err)
 	}
 	if n := h.Writes(); len(observe(t, h)) > 0 {
 		t.Errorf("something was written (%d writes)", n)

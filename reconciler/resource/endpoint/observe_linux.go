@@ -74,22 +74,23 @@ type entry struct{ text, dev string }
 
 // dump reads a map: the one that is wanted, else all of that base that this program can read.
 func dump[K comparable, V any](o *observer, h *host.Host, base string, wanted []Endpoint) (map[K]V, error) {
-	pins, err := h.BPFMaps(base)
+	pins, err := pinned(h, base)
 	if err != nil {
 		return nil, err
 	}
 	name := wantedMap(base, wanted)
-	if i := slices.IndexFunc(pins, func(m host.BPFMap) bool { return m.Name == name && fits(base, m) }); i >= 0 {
+	if i := slices.IndexFunc(pins, func(m host.BPFMap) bool { return m.Name == name }); i >= 0 {
 		pins = pins[i : i+1]
 	}
 	all := map[K]V{}
 	for _, m := range pins {
-		if !fits(base, m) {
-			continue
-		}
 		o.maps = append(o.maps, resource.ID{Kind: "bpfmap", Name: m.Name})
-		if err := bpf.Each(m.Map, func(k K, v V) { all[k] = v }); err != nil {
+		keys, values, err := bpf.Dump[K, V](m.Map)
+		if err != nil {
 			return nil, fmt.Errorf("read BPF map %s: %w", m.Name, err)
+		}
+		for i, k := range keys {
+			all[k] = values[i]
 		}
 	}
 	return all, nil
