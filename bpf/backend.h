@@ -28,8 +28,10 @@ static __always_inline int is_ipv4(const struct address *a)
 // The slot of a table that a hash falls on. A table that isn't there gives slot 0.
 static __always_inline __u32 maglev_slot(const struct frontend *f, __u32 hash)
 {
-	__u32 at = f->size ? hash % f->size : 0;
+	__u64 at = f->size ? hash % f->size : 0;
 
+	// No table has more slots. The verifier wants to see that on the register that is used.
+	asm volatile("%0 &= 0x1ffff" : "+r"(at));
 	switch (f->class) {
 	case 0:
 		MAGLEV_PICK(2039);

@@ -16,27 +16,28 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	forwardMapAffinities    = "affinities"
-	forwardMapCounters      = "counters"
-	forwardMapEndpoints     = "endpoints"
-	forwardMapFlows         = "flows"
-	forwardMapFragments     = "fragments"
-	forwardMapFrontends     = "frontends"
-	forwardMapMacs          = "macs"
-	forwardMapMaglev131071s = "maglev_131071s"
-	forwardMapMaglev16381s  = "maglev_16381s"
-	forwardMapMaglev2039s   = "maglev_2039s"
-	forwardMapMaglev4093s   = "maglev_4093s"
-	forwardMapMaglev65521s  = "maglev_65521s"
-	forwardMapMembers       = "members"
-	forwardMapNamespaces    = "namespaces"
-	forwardMapSlots         = "slots"
-	forwardMapSockForward   = "sock_forward"
-	forwardMapSockReverse   = "sock_reverse"
-	forwardProgFromPod      = "from_pod"
-	forwardVarRedirect      = "redirect"
-	forwardVarServices      = "services"
-	forwardVarSourceCheck   = "source_check"
+	forwardMapAffinities     = "affinities"
+	forwardMapCounters       = "counters"
+	forwardMapEndpoints      = "endpoints"
+	forwardMapFlows          = "flows"
+	forwardMapFragments      = "fragments"
+	forwardMapFrontends      = "frontends"
+	forwardMapMacs           = "macs"
+	forwardMapMaglev131071s  = "maglev_131071s"
+	forwardMapMaglev16381s   = "maglev_16381s"
+	forwardMapMaglev2039s    = "maglev_2039s"
+	forwardMapMaglev4093s    = "maglev_4093s"
+	forwardMapMaglev65521s   = "maglev_65521s"
+	forwardMapMembers        = "members"
+	forwardMapNamespaces     = "namespaces"
+	forwardMapSlots          = "slots"
+	forwardMapSockForward    = "sock_forward"
+	forwardMapSockReverse    = "sock_reverse"
+	forwardProgFromPod       = "from_pod"
+	forwardProgUplinkEgress  = "uplink_egress"
+	forwardProgUplinkIngress = "uplink_ingress"
+	forwardVarRedirect       = "redirect"
+	forwardVarSourceCheck    = "source_check"
 )
 
 // loadForward returns the embedded CollectionSpec for forward.
@@ -81,7 +82,9 @@ type forwardSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardProgramSpecs struct {
-	FromPod *ebpf.ProgramSpec `ebpf:"from_pod"`
+	FromPod       *ebpf.ProgramSpec `ebpf:"from_pod"`
+	UplinkEgress  *ebpf.ProgramSpec `ebpf:"uplink_egress"`
+	UplinkIngress *ebpf.ProgramSpec `ebpf:"uplink_ingress"`
 }
 
 // forwardMapSpecs contains maps before they are loaded into the kernel.
@@ -112,7 +115,6 @@ type forwardMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardVariableSpecs struct {
 	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
-	Services    *ebpf.VariableSpec `ebpf:"services"`
 	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
 }
 
@@ -182,7 +184,6 @@ func (m *forwardMaps) Close() error {
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardVariables struct {
 	Redirect    *ebpf.Variable `ebpf:"redirect"`
-	Services    *ebpf.Variable `ebpf:"services"`
 	SourceCheck *ebpf.Variable `ebpf:"source_check"`
 }
 
@@ -190,12 +191,16 @@ type forwardVariables struct {
 //
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardPrograms struct {
-	FromPod *ebpf.Program `ebpf:"from_pod"`
+	FromPod       *ebpf.Program `ebpf:"from_pod"`
+	UplinkEgress  *ebpf.Program `ebpf:"uplink_egress"`
+	UplinkIngress *ebpf.Program `ebpf:"uplink_ingress"`
 }
 
 func (p *forwardPrograms) Close() error {
 	return _ForwardClose(
 		p.FromPod,
+		p.UplinkEgress,
+		p.UplinkIngress,
 	)
 }
 

@@ -1,17 +1,385 @@
 //go:build ignore
 
-// Services, same-host forwarding and the source check, per packet.
-#include "backend.h"
+// Services, same-host forwarding and the source check, per packet. See doc.go for what runs where.
+#include "forward.h"
+#ifndef NO_SERVICES
+#include "flow.h"
+#include "fragment.h"
+#include "refuse.h"
 
-// The node's settings; they are set when the programs are loaded.
-const volatile __u32 services;	   // 1: translate
-const volatile __u32 redirect;	   // 1: send packets for pods of this node straight to them
-const volatile __u32 source_check; // 1: drop what a pod sends from an address that isn't its own
+enum outcome {
+	LEFT,	    // not for a service
+	TRANSLATED, // now is what t says
+	REFUSED,    // nobody answers for the service
+	LOST,	    // to be dropped, and counted
+};
 
+static __always_inline int has_ports(struct packet *p)
+{
+	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
+		return 0;
+	return p->fragment == FRAGMENT_NONE || !fragment_ports(p);
+}
+
+// Whether a packet of a flow that is known has to start anew: its time is over, or a client uses a port again. A SYN
+// that wasn't answered starts anew too: its backend may have gone.
+static __always_inline int starts_anew(const struct packet *p, const struct flow *f, __u32 now)
+{
+	if (is_over(p->key.proto, f, now))
+		return 1;
+	return is_syn(p) && (is_closing(f->state) || (__s32)(now - f->seen) > SYN_AGAIN);
+}
+
+// Translates what a pod sends to a service, and what it answers to itself.
+static __always_inline enum outcome translate_to_service(struct __sk_buff *ctx, struct packet *p, struct flow_key *t,
+							 __u8 *kind)
+{
+	struct frontend_key at = {.addr = p->key.dst, .port = p->key.dport, .proto = p->key.proto};
+	struct flow *f = bpf_map_lookup_elem(&flows, &p->key);
+	struct frontend *service;
+
+	if (f) {
+		__u32 now = now_s();
+
+		if (f->kind == REVERSE)
+			return LEFT;
+		if (!starts_anew(p, f, now)) {
+			*kind = f->kind;
+			translated(&p->key, f, t);
+			// Else a client that asks in vain would keep a dead backend by asking.
+			if (!is_syn(p))
+				track(p, f, t, now);
+			return rewrite(ctx, p, t, *kind) ? LOST : TRANSLATED;
+		}
+	}
+	service = bpf_map_lookup_elem(&frontends, &at);
+	if (!service || p->fragment == FRAGMENT_LATER || (p->key.proto == IPPROTO_TCP && p->tcp_flags & TCP_RST))
+		return LEFT;
+	if (f) {
+		translated(&p->key, f, t);
+		end(t);
+	}
+	switch (begin(p, service, t, kind)) {
+	case NOBODY:
+		return REFUSED;
+	case NO_ROOM:
+		return LOST;
+	}
+	return rewrite(ctx, p, t, *kind) ? LOST : TRANSLATED;
+}
+
+// Translates what a backend answers to a client. t is what the packet becomes.
+static __always_inline enum outcome translate_answer(struct __sk_buff *ctx, struct packet *p)
+{
+	struct flow *f = bpf_map_lookup_elem(&flows, &p->key);
+	struct flow_key t;
+	__u32 now;
+
+	if (!f || f->kind != REVERSE)
+		return LEFT;
+	now = now_s();
+	if (is_over(p->key.proto, f, now))
+		return LEFT;
+	translated(&p->key, f, &t);
+	track(p, f, &t, now);
+	return rewrite(ctx, p, &t, REVERSE) ? LOST : TRANSLATED;
+}
+
+// A client that connects to a pod itself may use a port that it had for a service with the same backend: what is known
+// of that has to go, or the answers would be translated.
+static __noinline int forget(const struct packet *p)
+{
+	struct flow_key answer;
+	struct flow *f;
+
+	answer_to(&p->key, &answer);
+	f = bpf_map_lookup_elem(&flows, &answer);
+	if (f && f->kind == REVERSE && (is_closing(f->state) || is_over(p->key.proto, f, now_s())))
+		bpf_map_delete_elem(&flows, &answer);
+	return 0;
+}
+
+// Sends a packet back through the device, to who sent it.
+static __always_inline int turn(struct __sk_buff *ctx, __u64 flags)
+{
+	struct ethhdr eth;
+	__u8 mac[6];
+
+	if (bpf_skb_load_bytes(ctx, 0, &eth, sizeof(eth)))
+		return TC_ACT_SHOT;
+	memcpy(mac, eth.h_source, 6);
+	memcpy(eth.h_source, eth.h_dest, 6);
+	memcpy(eth.h_dest, mac, 6);
+	if (bpf_skb_store_bytes(ctx, 0, &eth, 12, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(ctx->ifindex, flags);
+}
+
+static __always_inline struct endpoint *endpoint_of(const struct address *a)
+{
+	return bpf_map_lookup_elem(&endpoints, a);
+}
+
+// What comes to a pod through the stack, its bridge or its uplink: answers get the name of who was asked.
+static __always_inline int arrive(struct __sk_buff *ctx)
+{
+	struct packet p = {};
+
+	if (parse(ctx, &p) != PARSED)
+		return PASS;
+	if (is_icmp_error(&p)) {
+		switch (icmp_error(ctx, &p)) {
+		case -1:
+			return drop(ctx, COUNT_INVALID);
+		case 1:
+			count(ctx, COUNT_TRANSLATED);
+		}
+		return PASS;
+	}
+	if (!has_ports(&p))
+		return PASS;
+	switch (translate_answer(ctx, &p)) {
+	case TRANSLATED:
+		count(ctx, COUNT_TRANSLATED);
+		return PASS;
+	case LOST:
+		return drop(ctx, COUNT_INVALID);
+	default:
+		return PASS;
+	}
+}
+#endif
+
+// Ingress of the root namespace's end of a pod's pair.
 SEC("tc")
 int from_pod(struct __sk_buff *ctx)
 {
-	return -1;
+	struct sender sender = {.ifindex = ctx->ifindex};
+	struct endpoint *own, *to;
+	struct packet p = {};
+
+	switch (parse(ctx, &p)) {
+	case INVALID:
+		return drop(ctx, COUNT_INVALID);
+	case NOT_IP:
+		return source_check && !is_own_frame(ctx, &sender) ? drop(ctx, COUNT_SPOOFED) : PASS;
+	case PARSED:
+		break;
+	}
+	own = bpf_map_lookup_elem(&endpoints, &p.key.src);
+	if (source_check && !is_own(ctx, &p, &sender, own))
+		return drop(ctx, COUNT_SPOOFED);
+	to = bpf_map_lookup_elem(&endpoints, &p.key.dst);
+#ifndef NO_SERVICES
+	int straight = goes_straight(ctx, &p, to);
+
+	if (ctx->vlan_present)
+		return PASS;
+	if (is_icmp_error(&p)) {
+		// As below: an answer is translated here only if nobody else will.
+		if (!to || straight) {
+			switch (icmp_error(ctx, &p)) {
+			case -1:
+				return drop(ctx, COUNT_INVALID);
+			case 1:
+				count(ctx, COUNT_TRANSLATED);
+				to = endpoint_of(&p.key.dst);
+			}
+		}
+	} else if (has_ports(&p)) {
+		struct flow_key t;
+		__u8 kind = 0;
+
+		if (to) {
+			if (is_syn(&p))
+				forget(&p);
+			// What doesn't go straight is translated next to the client: in the stack it has the
+			// addresses that its routes are for.
+			else if (straight)
+				switch (translate_answer(ctx, &p)) {
+				case TRANSLATED:
+					count(ctx, COUNT_TRANSLATED);
+					break;
+				case LOST:
+					return drop(ctx, COUNT_INVALID);
+				default:
+					break;
+				}
+		} else {
+			switch (translate_to_service(ctx, &p, &t, &kind)) {
+			case LEFT:
+				return PASS;
+			case REFUSED:
+				count(ctx, COUNT_NO_BACKEND);
+				return refuse(ctx, &p, 0);
+			case LOST:
+				return drop(ctx, COUNT_NO_ROOM);
+			case TRANSLATED:
+				break;
+			}
+			count(ctx, COUNT_TRANSLATED);
+			if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
+				return turn(ctx, 0);
+			to = endpoint_of(&t.dst);
+			// On one bridge, the shortest way is the bridge's own.
+			if (to && own && to->attach == BRIDGE && own->attach == BRIDGE) {
+				bpf_skb_store_bytes(ctx, 0, to->mac, 6, 0);
+				return PASS;
+			}
+		}
+	}
+#endif
+	return goes_straight(ctx, &p, to) ? send_straight(ctx, &p, to) : PASS;
+}
+
+#ifndef NO_SERVICES
+// Egress of the root namespace's end of a pod's pair.
+SEC("tc")
+int to_pod(struct __sk_buff *ctx)
+{
+	return arrive(ctx);
+}
+
+// Ingress of a macvlan or ipvlan pod's own device.
+SEC("tc")
+int pod_ingress(struct __sk_buff *ctx)
+{
+	return arrive(ctx);
+}
+
+// The pod itself, as its own routes see it.
+enum { LO = 1 };
+
+// Sends a packet by the pod's route to its new destination, which may lead through another device.
+static __always_inline int reroute(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t)
+{
+	struct bpf_fib_lookup route = {
+		.family = p->v6 ? 10 : 2,
+		.l4_protocol = p->key.proto,
+		.ifindex = LO, // whose packets the pod may forward: the kernel asks for that
+	};
+	struct ethhdr eth = {.h_proto = ctx->protocol};
+
+	if (p->v6) {
+		memcpy(route.ipv6_src, &t->src, 16);
+		memcpy(route.ipv6_dst, &t->dst, 16);
+	} else {
+		route.ipv4_src = t->src.word[3];
+		route.ipv4_dst = t->dst.word[3];
+	}
+	if (bpf_fib_lookup(ctx, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS || route.ifindex == ctx->ifindex)
+		return PASS;
+	memcpy(eth.h_dest, route.dmac, 6);
+	memcpy(eth.h_source, route.smac, 6);
+	if (bpf_skb_store_bytes(ctx, 0, &eth, 12, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(route.ifindex, 0);
+}
+
+// Egress of a macvlan or ipvlan pod's own device.
+SEC("tc")
+int pod_egress(struct __sk_buff *ctx)
+{
+	struct endpoint *own, *to;
+	struct packet p = {};
+	struct flow_key t;
+	__u8 kind = 0;
+
+	if (parse(ctx, &p) != PARSED)
+		return PASS;
+	if (is_icmp_error(&p)) {
+		if (endpoint_of(&p.key.dst))
+			return PASS; // to a client of this node, where it is translated
+		t = p.key;
+		switch (icmp_error(ctx, &p)) {
+		case -1:
+			return drop(ctx, COUNT_INVALID);
+		case 0:
+			return PASS;
+		}
+		t.dst = p.key.dst;
+	} else {
+		if (!has_ports(&p))
+			return PASS;
+		switch (translate_to_service(ctx, &p, &t, &kind)) {
+		case LEFT:
+			if (is_syn(&p))
+				forget(&p);
+			return PASS;
+		case REFUSED:
+			count(ctx, COUNT_NO_BACKEND);
+			return refuse(ctx, &p, BPF_F_INGRESS);
+		case LOST:
+			return drop(ctx, COUNT_NO_ROOM);
+		case TRANSLATED:
+			break;
+		}
+	}
+	count(ctx, COUNT_TRANSLATED);
+	if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
+		return turn(ctx, BPF_F_INGRESS);
+	// The frame is for the gateway, which leads to all pods. The neighbours can be reached without it.
+	own = endpoint_of(&p.key.src);
+	to = endpoint_of(&t.dst);
+	if (!own || !to)
+		return PASS;
+	if (own->attach == to->attach && own->ifindex == to->ifindex) {
+		if (own->attach == MACVLAN)
+			bpf_skb_store_bytes(ctx, 0, to->mac, 6, 0);
+		return PASS; // ipvlan goes by addresses
+	}
+	return own->attach == IPVLAN_L3 ? reroute(ctx, &p, &t) : PASS;
+}
+#endif
+
+// What goes through an uplink, either way, from one of the MACs of our pods.
+static __always_inline int check_child(struct __sk_buff *ctx)
+{
+	struct packet p = {};
+	__u8 mac[8] = {};
+	struct sender sender = {.ifindex = ctx->ifindex, .mac = mac};
+	__u32 *uplink;
+
+	// Our MACs are locally administered.
+	if (!source_check || bpf_skb_load_bytes(ctx, 6, mac, 6) || !(mac[0] & 2))
+		return PASS;
+	uplink = bpf_map_lookup_elem(&macs, mac);
+	if (!uplink || *uplink != ctx->ifindex)
+		return PASS;
+	switch (parse(ctx, &p)) {
+	case INVALID:
+		return drop(ctx, COUNT_INVALID);
+	case NOT_IP:
+		return is_own_frame(ctx, &sender) ? PASS : drop(ctx, COUNT_SPOOFED);
+	case PARSED:
+		break;
+	}
+	if (!is_own(ctx, &p, &sender, bpf_map_lookup_elem(&endpoints, &p.key.src)))
+		return drop(ctx, COUNT_SPOOFED);
+	return PASS;
+}
+
+SEC("tc")
+int uplink_ingress(struct __sk_buff *ctx)
+{
+	return check_child(ctx);
+}
+
+// Children of ipvlan send with the uplink's own MAC, as the node does. What the node didn't forward, and has the
+// address of a pod that doesn't live on this uplink, is an ipvlan pod's doing.
+SEC("tc")
+int uplink_egress(struct __sk_buff *ctx)
+{
+	int verdict = check_child(ctx);
+	struct packet p = {};
+	struct endpoint *e;
+
+	if (verdict != PASS || !source_check || ctx->ingress_ifindex || parse(ctx, &p) != PARSED)
+		return verdict;
+	e = bpf_map_lookup_elem(&endpoints, &p.key.src);
+	if (e && (e->ifindex != ctx->ifindex || e->attach < MACVLAN))
+		return drop(ctx, COUNT_SPOOFED);
+	return PASS;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -16,27 +16,31 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	packetMapAffinities    = "affinities"
-	packetMapCounters      = "counters"
-	packetMapEndpoints     = "endpoints"
-	packetMapFlows         = "flows"
-	packetMapFragments     = "fragments"
-	packetMapFrontends     = "frontends"
-	packetMapMacs          = "macs"
-	packetMapMaglev131071s = "maglev_131071s"
-	packetMapMaglev16381s  = "maglev_16381s"
-	packetMapMaglev2039s   = "maglev_2039s"
-	packetMapMaglev4093s   = "maglev_4093s"
-	packetMapMaglev65521s  = "maglev_65521s"
-	packetMapMembers       = "members"
-	packetMapNamespaces    = "namespaces"
-	packetMapSlots         = "slots"
-	packetMapSockForward   = "sock_forward"
-	packetMapSockReverse   = "sock_reverse"
-	packetProgFromPod      = "from_pod"
-	packetVarRedirect      = "redirect"
-	packetVarServices      = "services"
-	packetVarSourceCheck   = "source_check"
+	packetMapAffinities     = "affinities"
+	packetMapCounters       = "counters"
+	packetMapEndpoints      = "endpoints"
+	packetMapFlows          = "flows"
+	packetMapFragments      = "fragments"
+	packetMapFrontends      = "frontends"
+	packetMapMacs           = "macs"
+	packetMapMaglev131071s  = "maglev_131071s"
+	packetMapMaglev16381s   = "maglev_16381s"
+	packetMapMaglev2039s    = "maglev_2039s"
+	packetMapMaglev4093s    = "maglev_4093s"
+	packetMapMaglev65521s   = "maglev_65521s"
+	packetMapMembers        = "members"
+	packetMapNamespaces     = "namespaces"
+	packetMapSlots          = "slots"
+	packetMapSockForward    = "sock_forward"
+	packetMapSockReverse    = "sock_reverse"
+	packetProgFromPod       = "from_pod"
+	packetProgPodEgress     = "pod_egress"
+	packetProgPodIngress    = "pod_ingress"
+	packetProgToPod         = "to_pod"
+	packetProgUplinkEgress  = "uplink_egress"
+	packetProgUplinkIngress = "uplink_ingress"
+	packetVarRedirect       = "redirect"
+	packetVarSourceCheck    = "source_check"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -81,7 +85,12 @@ type packetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetProgramSpecs struct {
-	FromPod *ebpf.ProgramSpec `ebpf:"from_pod"`
+	FromPod       *ebpf.ProgramSpec `ebpf:"from_pod"`
+	PodEgress     *ebpf.ProgramSpec `ebpf:"pod_egress"`
+	PodIngress    *ebpf.ProgramSpec `ebpf:"pod_ingress"`
+	ToPod         *ebpf.ProgramSpec `ebpf:"to_pod"`
+	UplinkEgress  *ebpf.ProgramSpec `ebpf:"uplink_egress"`
+	UplinkIngress *ebpf.ProgramSpec `ebpf:"uplink_ingress"`
 }
 
 // packetMapSpecs contains maps before they are loaded into the kernel.
@@ -112,7 +121,6 @@ type packetMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
 	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
-	Services    *ebpf.VariableSpec `ebpf:"services"`
 	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
 }
 
@@ -182,7 +190,6 @@ func (m *packetMaps) Close() error {
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
 	Redirect    *ebpf.Variable `ebpf:"redirect"`
-	Services    *ebpf.Variable `ebpf:"services"`
 	SourceCheck *ebpf.Variable `ebpf:"source_check"`
 }
 
@@ -190,12 +197,22 @@ type packetVariables struct {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetPrograms struct {
-	FromPod *ebpf.Program `ebpf:"from_pod"`
+	FromPod       *ebpf.Program `ebpf:"from_pod"`
+	PodEgress     *ebpf.Program `ebpf:"pod_egress"`
+	PodIngress    *ebpf.Program `ebpf:"pod_ingress"`
+	ToPod         *ebpf.Program `ebpf:"to_pod"`
+	UplinkEgress  *ebpf.Program `ebpf:"uplink_egress"`
+	UplinkIngress *ebpf.Program `ebpf:"uplink_ingress"`
 }
 
 func (p *packetPrograms) Close() error {
 	return _PacketClose(
 		p.FromPod,
+		p.PodEgress,
+		p.PodIngress,
+		p.ToPod,
+		p.UplinkEgress,
+		p.UplinkIngress,
 	)
 }
 

@@ -1,0 +1,249 @@
+// Connection tracking and translation.
+#pragma once
+#include "icmp.h"
+#include "packet.h"
+
+// s without a packet after which a flow is over.
+enum timeout {
+	SYN_TIMEOUT = 60,
+	TCP_TIMEOUT = 6 * 3600,
+	CLOSING_TIMEOUT = 10,
+	UDP_TIMEOUT = 60,
+	STREAM_TIMEOUT = 180, // UDP that was answered
+};
+
+enum {
+	SYN_AGAIN = 1, // s within which a SYN is taken for the same as the one before
+	TRIES = 3,     // of finding a backend that the client has no other flow with
+};
+
+static __always_inline __u32 now_s(void)
+{
+	return bpf_ktime_get_ns() / SECOND;
+}
+
+static __always_inline int is_closing(__u8 state)
+{
+	return state & RESET || (state & (FIN_FORWARD | FIN_REVERSE)) == (FIN_FORWARD | FIN_REVERSE);
+}
+
+static __always_inline __u32 timeout_of(__u8 proto, __u8 state)
+{
+	if (proto != IPPROTO_TCP)
+		return state & ESTABLISHED ? STREAM_TIMEOUT : UDP_TIMEOUT;
+	if (is_closing(state))
+		return CLOSING_TIMEOUT;
+	return state & ESTABLISHED ? TCP_TIMEOUT : SYN_TIMEOUT;
+}
+
+// Another processor may have written `seen` since the clock was read.
+static __always_inline int is_over(__u8 proto, const struct flow *f, __u32 now)
+{
+	return (__s32)(now - f->seen) > (__s32)timeout_of(proto, f->state);
+}
+
+static __always_inline int is_forward(const struct flow *f)
+{
+	return f->kind == FORWARD || f->kind == HAIRPIN_FORWARD;
+}
+
+static __always_inline int is_syn(const struct packet *p)
+{
+	return p->key.proto == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+// The packets that answer to those with key k.
+static __always_inline void answer_to(const struct flow_key *k, struct flow_key *answer)
+{
+	answer->src = k->dst;
+	answer->dst = k->src;
+	answer->sport = k->dport;
+	answer->dport = k->sport;
+	answer->proto = k->proto;
+	memset(answer->pad, 0, sizeof(answer->pad));
+}
+
+// Writes to both entries of a flow what a packet says of it, p, which becomes t.
+static __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now, __u8 state)
+{
+	struct flow_key answer;
+	struct flow *other;
+
+	f->state = state;
+	f->seen = now;
+	answer_to(t, &answer);
+	other = bpf_map_lookup_elem(&flows, &answer);
+	if (other) {
+		state |= other->state;
+		other->state = state;
+		f->state = state;
+		other->seen = now;
+	} else if (is_forward(f) && !is_closing(state)) {
+		// Where there are more flows than room, one of the two entries may have gone: what is left knows it.
+		struct flow again = {
+			.addr = p->key.dst,
+			.port = p->key.dport,
+			.service = f->service,
+			.backend = f->backend,
+			.seen = now,
+			.kind = f->kind == FORWARD ? REVERSE : HAIRPIN_REVERSE,
+			.state = state,
+		};
+
+		bpf_map_update_elem(&flows, &answer, &again, BPF_NOEXIST);
+	}
+	return 0;
+}
+
+// Notes a packet of a flow: what changes its state, else one a second.
+static __always_inline void track(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now)
+{
+	int forward = is_forward(f);
+	__u8 state = f->state;
+
+	if (p->key.proto == IPPROTO_TCP) {
+		if (p->tcp_flags & TCP_FIN)
+			state |= forward ? FIN_FORWARD : FIN_REVERSE;
+		if (p->tcp_flags & TCP_RST)
+			state |= RESET;
+	}
+	if (!forward && !(state & RESET))
+		state |= ESTABLISHED;
+	if (state != f->state || now != f->seen)
+		note(p, f, t, now, state);
+}
+
+// A number that tells flows apart, the same for all packets of one.
+static __always_inline __u32 hash_of(const struct flow_key *k)
+{
+	__u64 h = (__u64)k->sport << 32 | (__u64)k->dport << 16 | k->proto;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		h = (h ^ k->src.word[i]) * 0x9e3779b97f4a7c15ULL;
+		h ^= h >> 29;
+		h = (h ^ k->dst.word[i]) * 0xbf58476d1ce4e5b9ULL;
+		h ^= h >> 32;
+	}
+	return h ^ h >> 32;
+}
+
+enum chosen {
+	CHOSEN,
+	NOBODY,	 // answers for the service
+	NO_ROOM, // in the map, or for this flow beside another one
+};
+
+// Chooses a backend for a new flow and enters it in the map, in both directions: what answers first, so that no answer
+// is missed. t is what packets of the flow become; kind is how.
+static __noinline int begin(const struct packet *p, struct frontend *service, struct flow_key *t, __u8 *kind)
+{
+	struct flow f = {.service = service->service, .seen = now_s()};
+	__u32 hash = hash_of(&p->key);
+	struct flow_key answer;
+
+	for (int i = 0; i < TRIES; i++) {
+		struct backend *b = choose(service, &p->key.src, hash + i);
+		struct flow *taken;
+
+		if (!b)
+			return NOBODY;
+		f.addr = b->addr;
+		f.port = b->port;
+		f.backend = b->id;
+		f.kind = same(&b->addr, &p->key.src) ? HAIRPIN_FORWARD : FORWARD;
+		translated(&p->key, &f, t);
+		answer_to(t, &answer);
+		// Two services may have one backend, and a client may use one port for both: the backend couldn't tell
+		// them apart.
+		taken = bpf_map_lookup_elem(&flows, &answer);
+		if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
+		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport))
+			continue;
+		*kind = f.kind;
+		f.addr = p->key.dst;
+		f.port = p->key.dport;
+		f.kind = f.kind == FORWARD ? REVERSE : HAIRPIN_REVERSE;
+		if (bpf_map_update_elem(&flows, &answer, &f, BPF_ANY))
+			return NO_ROOM;
+		f.addr = t->dst;
+		f.port = t->dport;
+		f.kind = *kind;
+		return bpf_map_update_elem(&flows, &p->key, &f, BPF_ANY) ? NO_ROOM : CHOSEN;
+	}
+	return NO_ROOM;
+}
+
+// Ends a flow whose packets become t, as far as its answers go.
+static __noinline int end(const struct flow_key *t)
+{
+	struct flow_key answer;
+
+	answer_to(t, &answer);
+	return bpf_map_delete_elem(&flows, &answer);
+}
+
+// Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so
+// that what a device or the receiver is to complete stays so.
+static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p, int source, const struct address *to,
+				   __be16 port)
+{
+	const struct address *from = source ? &p->key.src : &p->key.dst;
+	__be16 old = source ? p->key.sport : p->key.dport;
+	__u32 check = p->l4 + (p->key.proto == IPPROTO_TCP ? 16 : 6);
+	// UDP's checksum may be left out, and is then 0.
+	__u64 flags = p->key.proto == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
+	void *data, *end;
+
+	if (p->fragment != FRAGMENT_LATER) {
+		if (p->v6) {
+			__s64 change = sum_change(from, to, sizeof(*to), 0);
+
+			if (bpf_l4_csum_replace(ctx, check, 0, change, flags | BPF_F_PSEUDO_HDR))
+				return -1;
+			// The sum over an IPv6 packet, which a device may have made, didn't change: no header has a
+			// checksum of its own. The helper thinks otherwise.
+			bpf_csum_update(ctx, change);
+		} else if (bpf_l4_csum_replace(ctx, check, from->word[3], to->word[3], flags | BPF_F_PSEUDO_HDR | 4)) {
+			return -1;
+		}
+		if (port != old && (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) ||
+				    bpf_skb_store_bytes(ctx, p->l4 + (source ? 0 : 2), &port, sizeof(port), 0)))
+			return -1;
+	}
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (p->v6) {
+		struct ipv6hdr *ip = data + L3;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		memcpy(source ? &ip->saddr : &ip->daddr, to, sizeof(*to));
+	} else {
+		struct iphdr *ip = data + L3;
+		__u32 sum;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		sum = (__u16)~ip->check;
+		sum += (__u16)~from->word[3] + (__u16) ~(from->word[3] >> 16);
+		sum += (__u16)to->word[3] + (to->word[3] >> 16);
+		ip->check = ~fold(sum);
+		if (source)
+			ip->saddr = to->word[3];
+		else
+			ip->daddr = to->word[3];
+	}
+	return 0;
+}
+
+// Makes a packet what its flow says, t. -1: it is broken, and has to be dropped.
+static __always_inline int rewrite(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t, __u8 kind)
+{
+	if (kind != REVERSE && set_end(ctx, p, 0, &t->dst, t->dport))
+		return -1;
+	if (kind != FORWARD && set_end(ctx, p, 1, &t->src, t->sport))
+		return -1;
+	return 0;
+}

@@ -1,0 +1,141 @@
+// The source check, and the short way between pods of this node.
+#pragma once
+#include "checksum.h"
+#include "packet.h"
+
+// The node's settings; they are set when the programs are loaded.
+const volatile __u32 redirect;	   // 1: send packets for pods of this node straight to them
+const volatile __u32 source_check; // 1: drop what a pod sends from an address that isn't its own
+
+// What may be known about the sender of a frame by where it comes from.
+struct sender {
+	__u32 ifindex;
+	const __u8 *mac; // or 0: who sends through this device is known by the device alone
+};
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+}
+
+static __always_inline int owns(const struct sender *s, const struct endpoint *e)
+{
+	return e && e->ifindex == s->ifindex && (!s->mac || same_mac(s->mac, e->mac));
+}
+
+static __always_inline int owns_address(const struct sender *s, const struct address *a)
+{
+	return owns(s, bpf_map_lookup_elem(&endpoints, a));
+}
+
+static __always_inline int is_link_local(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+// Whether a packet may have a source that no pod has. Link-local ones of IPv6 reach no further than the link, and the
+// unspecified ones are for who has no address yet. IPv4's link-local addresses aren't given to pods.
+static __always_inline int without_address(const struct packet *p)
+{
+	if (!p->v6)
+		return !p->key.src.word[3] && p->key.dst.word[3] == 0xffffffff && p->key.proto == IPPROTO_UDP &&
+		       p->key.dport == bpf_htons(67);
+	if (is_link_local(&p->key.src))
+		return 1;
+	return p->key.proto == IPPROTO_ICMPV6 &&
+	       !(p->key.src.word[0] | p->key.src.word[1] | p->key.src.word[2] | p->key.src.word[3]);
+}
+
+enum { NEIGHBOUR_ADVERTISEMENT = 136 };
+
+// Whether a packet says nothing of others as its sender's own: neither in its source, nor, in a neighbour
+// advertisement, in the address that it is about.
+static __always_inline int is_own(struct __sk_buff *ctx, const struct packet *p, const struct sender *s,
+				  const struct endpoint *src)
+{
+	if (!owns(s, src) && !without_address(p))
+		return 0;
+	if (p->v6 && p->key.proto == IPPROTO_ICMPV6 && p->icmp_type == NEIGHBOUR_ADVERTISEMENT) {
+		struct address target;
+
+		if (bpf_skb_load_bytes(ctx, p->l4 + 8, &target, sizeof(target)))
+			return 0;
+		return is_link_local(&target) || owns_address(s, &target);
+	}
+	return 1;
+}
+
+// What ARP says about its sender, for Ethernet and IPv4.
+struct arp {
+	__be16 hardware, protocol;
+	__u8 hardware_size, protocol_size;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__u8 sender[4];
+};
+
+// Whether a frame that isn't IP says nothing of others. Only ARP tells of addresses.
+static __noinline int is_own_frame(struct __sk_buff *ctx, const struct sender *s)
+{
+	struct address a;
+	struct arp arp;
+	__be32 sender;
+
+	if (ctx->protocol != bpf_htons(ETH_P_ARP))
+		return 1;
+	if (bpf_skb_load_bytes(ctx, L3, &arp, sizeof(arp)))
+		return 0;
+	memcpy(&sender, arp.sender, 4);
+	ipv4(&a, sender);
+	return !sender || owns_address(s, &a); // 0: is the address free?
+}
+
+static __always_inline int is_pair(const struct endpoint *e)
+{
+	return e->attach == VETH || e->attach == NETKIT;
+}
+
+// Whether packets for a pod go straight to it. They don't where they would be the last hop of a packet that has used up
+// its own: the stack answers those.
+static __always_inline int goes_straight(struct __sk_buff *ctx, const struct packet *p, const struct endpoint *to)
+{
+	__u8 hops;
+
+	if (!redirect || !to || !is_pair(to) || ctx->vlan_present)
+		return 0;
+	if (bpf_skb_load_bytes(ctx, p->v6 ? L3 + 7 : L3 + 8, &hops, 1))
+		return 0;
+	return hops > 1;
+}
+
+// Sends a packet straight to a pod, as its gateway would: with its MACs and one hop less. It may be larger than the
+// pod's own device sends: devices take what comes.
+static __always_inline int send_straight(struct __sk_buff *ctx, const struct packet *p, const struct endpoint *to)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = data + L3;
+
+		if ((void *)(ip + 1) > end)
+			return PASS;
+		ip->hop_limit--;
+	} else {
+		struct iphdr *ip = data + L3;
+		__u32 sum;
+
+		if ((void *)(ip + 1) > end)
+			return PASS;
+		ip->ttl--;
+		sum = ip->check + bpf_htons(0x0100);
+		ip->check = sum + (sum >= 0xffff);
+	}
+	memcpy(eth->h_dest, to->mac, 6);
+	memcpy(eth->h_source, to->host_mac, 6);
+	// Through a bridge's port come frames for the bridge's MAC, which isn't the port's.
+	if (ctx->pkt_type)
+		bpf_skb_change_type(ctx, 0);
+	count(ctx, COUNT_FORWARDED);
+	return bpf_redirect_peer(to->ifindex, 0);
+}
