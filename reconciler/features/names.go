@@ -45,4 +45,6 @@ const (
 const (
 	NFT    Feature = "nft"     // nftables, family inet
 	NFTNat Feature = "nft.nat" // source and destination NAT in family inet
+	// NFTServices are maps with verdicts and with addresses, picking by chance and by hash, refusing before routing.
+	NFTServices Feature = "nft.services"
 )

@@ -1,7 +1,34 @@
 // Package nft is the kind of plumb's own nftables table: services on kernels, or nodes, without those in eBPF.
+//
+// The table has one verdict map of frontends and one map of slots a family, and few chains:
+//
+//	services4 { address . protocol . port : goto ip_random_3 }          comment "random"
+//	slots4    { address . protocol . port . slot : backend . port }     comment "weight 2"
+//	chain ip_random_3: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @slots4
+//
+// There is a chain for each way of picking and each number of slots in use, none for a service, so that a changed service
+// is changed elements, in one transaction. Slots beyond those that are picked from hold the backends that get nothing
+// new. What a packet doesn't need is in comments of elements: nothing that should be is kept anywhere but in the kernel.
+//
+//	nft.go         Table: what should be; how it differs, in words
+//	elements.go    frontends as elements of sets, and back
+//	rules_linux.go sets, chains and rules, as the kernel returns them
+//	dump_linux.go  elements read fast
+//	nft_linux.go   Ops; each write is one transaction
+//	flows_linux.go UDP flows that must not outlive their backend
+//
+// What it can't: Maglev; a round-robin of its own for each service (those with as many slots share a counter); an end to
+// affinity after a time (the client's address decides, and moves only when the slots change).
+//
+// To inspect: nft list table inet plumb. Tests make network namespaces of their own: go test ./reconciler/resource/nft
 package nft
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -9,10 +36,22 @@ import (
 // Kind is the name of this kind.
 const Kind resource.Kind = "nft"
 
+// MaxSlots is about how many slots a frontend has at most; Slots scales weights down to it.
+const MaxSlots = 1024
+
 // Table is table `inet plumb` of the root namespace as a whole: its elements change in one transaction.
 type Table struct {
 	Frontends []resource.Frontend // ordered by name
-	From      string
+	// Segments are devices behind which pods reach each other past the host's stack (a bridge, the host's child of a
+	// macvlan or ipvlan parent), ordered. What a service sends out where it came in is masqueraded there, or the answer
+	// wouldn't come back through the host. A pod that reaches itself is masqueraded everywhere.
+	Segments []string
+	From     string
+
+	// Damage says what in the observed table isn't as plumb makes it; then it is made anew as a whole.
+	Damage string
+	// Owner says whose a foreign table is; observed only.
+	Owner string
 }
 
 // ID implements resource.Resource.
@@ -26,8 +65,116 @@ func (t Table) DiesWith() []resource.ID { return nil }
 
 // Requires implements resource.Resource.
 func (t Table) Requires() []features.Feature {
-	return []features.Feature{features.NFTNat}
+	return []features.Feature{features.NFTNat, features.NFTServices}
 }
 
 // Origin implements resource.Resource.
 func (t Table) Origin() string { return t.From }
+
+// Describe implements resource.Describer: "table inet plumb, 2 frontends, 5 backends".
+func (t Table) Describe() string {
+	backends := 0
+	for _, f := range t.Frontends {
+		backends += len(f.Backends)
+	}
+	return fmt.Sprintf("table inet %s, %d frontends, %d backends", resource.NftTable, len(t.Frontends), backends)
+}
+
+// Ops implements reconciler.Ops for the table.
+type Ops struct{}
+
+// shownFields is how many frontends a plan shows one by one.
+const shownFields = 10
+
+// Diff lists the frontends that differ. All is done in place; a damaged table is made anew in one transaction.
+func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool) {
+	if observed.Damage != "" {
+		fields = append(fields, resource.Field{Name: "ruleset", Before: observed.Damage, After: "as plumb makes it"})
+	}
+	if !slices.Equal(observed.Segments, desired.Segments) {
+		fields = append(fields, resource.Field{Name: "segments",
+			Before: strings.Join(observed.Segments, " "), After: strings.Join(desired.Segments, " ")})
+	}
+	before := make(map[frontendID]resource.Frontend, len(observed.Frontends))
+	for _, f := range observed.Frontends {
+		before[idOf(f)] = f
+	}
+	shown, more := 0, 0
+	differs := func(name, was, is string) {
+		if shown++; shown > shownFields {
+			more++
+			return
+		}
+		fields = append(fields, resource.Field{Name: name, Before: was, After: is})
+	}
+	for _, f := range desired.Frontends {
+		was, ok := before[idOf(f)]
+		delete(before, idOf(f))
+		switch {
+		case !ok:
+			differs(f.Name(), "", text(f))
+		case !same(was, f):
+			differs(f.Name(), text(was), text(f))
+		}
+	}
+	for _, f := range observed.Frontends {
+		if _, ok := before[idOf(f)]; ok {
+			differs(f.Name(), text(f), "")
+		}
+	}
+	if more > 0 {
+		fields = append(fields, resource.Field{Name: fmt.Sprintf("%d more frontends", more), Before: "as they are", After: "as wanted"})
+	}
+	return fields, true
+}
+
+// same reports whether two frontends of one name are the same.
+func same(a, b resource.Frontend) bool {
+	return a.Algorithm == b.Algorithm && a.Affinity == b.Affinity && slices.Equal(a.Backends, b.Backends)
+}
+
+// text is a frontend on one line: "random to 10.0.0.10:8080, 10.0.1.9:9090 weight 2".
+func text(f resource.Frontend) string {
+	s := frontendComment(f) + " to "
+	if len(f.Backends) == 0 {
+		return s + "nobody"
+	}
+	for i, b := range f.Backends {
+		if i > 0 {
+			s += ", "
+		}
+		s += end(b.Address, b.Port)
+		if c := backendComment(b); c != "" {
+			s += " " + c
+		}
+	}
+	return s
+}
+
+// Conflicts implements reconciler.Conflicter: there is one table of a name.
+func (Ops) Conflicts(desired resource.State, foreign []Table) []resource.Conflict {
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		if _, ok := desired[f.ID()]; ok {
+			conflicts = append(conflicts, resource.Conflict{
+				ID:      f.ID(),
+				Foreign: "nftables table inet " + resource.NftTable,
+				Owner:   f.Owner,
+				Fix:     "take it away (nft delete table inet " + resource.NftTable + ")",
+			})
+		}
+	}
+	return conflicts
+}
+
+// unable is the error about a table that this kind can't make.
+func (t Table) unable() error {
+	for _, f := range t.Frontends {
+		if f.Algorithm == resource.Maglev {
+			return fmt.Errorf("service %s: %w", f.Name(), errMaglev)
+		}
+	}
+	return nil
+}
+
+var errMaglev = errors.New("nftables can't do maglev (choose random or round-robin)")
