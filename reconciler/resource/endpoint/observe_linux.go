@@ -85,12 +85,8 @@ func dump[K comparable, V any](o *observer, h *host.Host, base string, wanted []
 	all := map[K]V{}
 	for _, m := range pins {
 		o.maps = append(o.maps, resource.ID{Kind: "bpfmap", Name: m.Name})
-		keys, values, err := bpf.Dump[K, V](m.Map)
-		if err != nil {
+		if err := bpf.Each(m.Map, func(k K, v V) { all[k] = v }); err != nil {
 			return nil, fmt.Errorf("read BPF map %s: %w", m.Name, err)
-		}
-		for i, k := range keys {
-			all[k] = values[i]
 		}
 	}
 	return all, nil
