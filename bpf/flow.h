@@ -65,7 +65,7 @@ static __always_inline void answer_to(const struct flow_key *k, struct flow_key 
 }
 
 // Writes to both entries of a flow what a packet says of it, p, which becomes t.
-static __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now, __u8 state)
+static inline __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now, __u8 state)
 {
 	struct flow_key answer;
 	struct flow *other;
@@ -137,7 +137,7 @@ enum chosen {
 
 // Chooses a backend for a new flow and enters it in the map, in both directions: what answers first, so that no answer
 // is missed. t is what packets of the flow become; kind is how.
-static __noinline int begin(const struct packet *p, struct frontend *service, struct flow_key *t, __u8 *kind)
+static inline __noinline int begin(const struct packet *p, struct frontend *service, struct flow_key *t, __u8 *kind)
 {
 	struct flow f = {.service = service->service, .seen = now_s()};
 	__u32 hash = hash_of(&p->key);
@@ -176,7 +176,7 @@ static __noinline int begin(const struct packet *p, struct frontend *service, st
 }
 
 // Ends a flow whose packets become t, as far as its answers go.
-static __noinline int end(const struct flow_key *t)
+static inline __noinline int end(const struct flow_key *t)
 {
 	struct flow_key answer;
 

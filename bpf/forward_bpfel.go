@@ -33,6 +33,7 @@ const (
 	forwardMapSlots          = "slots"
 	forwardMapSockForward    = "sock_forward"
 	forwardMapSockReverse    = "sock_reverse"
+	forwardMapSwept          = "swept"
 	forwardProgFromPod       = "from_pod"
 	forwardProgUplinkEgress  = "uplink_egress"
 	forwardProgUplinkIngress = "uplink_ingress"
@@ -108,6 +109,7 @@ type forwardMapSpecs struct {
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
+	Swept         *ebpf.MapSpec `ebpf:"swept"`
 }
 
 // forwardVariableSpecs contains global variables before they are loaded into the kernel.
@@ -155,6 +157,7 @@ type forwardMaps struct {
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
+	Swept         *ebpf.Map `ebpf:"swept"`
 }
 
 func (m *forwardMaps) Close() error {
@@ -176,6 +179,7 @@ func (m *forwardMaps) Close() error {
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
+		m.Swept,
 	)
 }
 

@@ -170,7 +170,7 @@ static __always_inline void translated(const struct flow_key *r, const struct fl
 //
 // Returns 1 if it did, and p->key has the new addresses; 0 if this is about no flow of ours; -1 if the packet has to be
 // dropped. The kernel's checksums of ICMP are complete, so nothing is left to a device here.
-static __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
+static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
 {
 	struct quoted q = {};
 	struct flow_key answer = {}, becomes;

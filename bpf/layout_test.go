@@ -15,7 +15,7 @@ import (
 
 // objects are the four, by the functions that read them.
 var objects = map[string]func() (*ebpf.CollectionSpec, error){
-	"socket": loadSocket, "socket_all": loadSocket_all, "packet": loadPacket, "forward": loadForward,
+	"socket": loadSocket, "socket_all": loadSocket_all, "packet": loadPacket, "forward": loadForward, "sweep": loadSweep,
 }
 
 // layouts are key and value of every map, in Go; Maglev tables are compared by their classes.
@@ -34,7 +34,7 @@ var layouts = map[string][2]any{
 }
 
 // inside are maps whose entries programs alone read and write.
-var inside = map[string]bool{"fragments": true}
+var inside = map[string]bool{"fragments": true, "swept": true}
 
 func TestLayout(t *testing.T) {
 	for name, load := range objects {

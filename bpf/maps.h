@@ -256,6 +256,21 @@ struct {
 	__type(value, struct ports);
 } fragments SEC(".maps");
 
+// The timer that sweeps `flows` and `affinities`, and what came of it: programs alone write it.
+struct swept {
+	struct bpf_timer timer;
+	__u64 at;      // ns since boot: when it last began
+	__u64 took;    // ns
+	__u64 deleted; // entries, since the map was made
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct swept);
+} swept SEC(".maps");
+
 // Packets by what became of them. Names for people are in layout.go.
 enum counter {
 	COUNT_FORWARDED,  // straight to a pod of this node

@@ -33,6 +33,7 @@ const (
 	packetMapSlots          = "slots"
 	packetMapSockForward    = "sock_forward"
 	packetMapSockReverse    = "sock_reverse"
+	packetMapSwept          = "swept"
 	packetProgFromPod       = "from_pod"
 	packetProgPodEgress     = "pod_egress"
 	packetProgPodIngress    = "pod_ingress"
@@ -114,6 +115,7 @@ type packetMapSpecs struct {
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
+	Swept         *ebpf.MapSpec `ebpf:"swept"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -161,6 +163,7 @@ type packetMaps struct {
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
+	Swept         *ebpf.Map `ebpf:"swept"`
 }
 
 func (m *packetMaps) Close() error {
@@ -182,6 +185,7 @@ func (m *packetMaps) Close() error {
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
+		m.Swept,
 	)
 }
 
