@@ -4,12 +4,14 @@
 // connected UDP socket, else for each datagram. What they keep is in sock_reverse and sock_forward, see maps.h.
 //
 // They load from 4.19 on: no global data, no loops, and only helpers of that time, with two exceptions. ALL_NAMESPACES
-// leaves out bpf_get_netns_cookie; bpf_set_retval is taken out by the loader where there is none.
+// leaves out bpf_get_netns_cookie (5.7) and what came before it; bpf_set_retval is taken out by the loader where there
+// is none.
 #include "backend.h"
 
 #define TCP	     6
 #define UDP	     17
 #define AF_INET	     2
+#define AF_INET6     10
 #define ECONNREFUSED 111
 
 enum verdict { UNTOUCHED, TRANSLATED, REFUSED };
@@ -118,15 +120,16 @@ static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, struct 
 	} else {
 		if (!refuse())
 			return REFUSED;
-		// The kernel knows only EPERM. Port 0 of the loopback is where nobody can listen: TCP is refused at
-		// once, UDP by the answer to the first datagram.
+		// The kernel knows only EPERM. On the loopback nobody listens at TCP port 0, for nobody can, and at UDP
+		// port 1: TCP is refused at once, UDP by the answer to the first datagram. (Connected to UDP port 0 a
+		// socket counts as not connected.)
 		if (is_ipv4(&to->addr)) {
 			to->addr.word[3] = bpf_htonl(0x7f000001);
 		} else {
 			to->addr = (struct address){};
 			to->addr.word[3] = bpf_htonl(1);
 		}
-		to->port = 0;
+		to->port = to->proto == UDP ? bpf_htons(1) : 0;
 	}
 	as.service = f->service;
 	bpf_map_update_elem(&sock_reverse, &socket, &as, BPF_ANY);
@@ -138,15 +141,41 @@ static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, struct 
 	return TRANSLATED;
 }
 
+// Whether a datagram that has a destination only goes where its socket is connected to: those of a dual-stack socket to
+// IPv4 come like this. connect6 has chosen.
+static __always_inline int only_connected(struct bpf_sock_addr *ctx, const struct peer_key *peer)
+{
+	if (!is_ipv4(&peer->addr) || GET(ctx, family) != AF_INET6)
+		return 0;
+#ifndef ALL_NAMESPACES
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && GET(sk, state) == BPF_TCP_ESTABLISHED && GET(sk, dst_ip4) == peer->addr.word[3] &&
+	       (__be16)GET(sk, dst_port) == peer->port;
+#else
+	// The socket itself is out of sight. After connect(AF_UNSPEC) this takes it for connected still.
+	struct peer_key socket = {.cookie = peer->cookie, .proto = peer->proto};
+	struct peer *to = bpf_map_lookup_elem(&sock_reverse, &socket), *from;
+
+	if (!to)
+		return 0;
+	from = bpf_map_lookup_elem(&sock_reverse, peer);
+	return from && from->service == to->service && from->backend == to->backend;
+#endif
+}
+
 // A datagram of an unconnected socket to `to`, which becomes the backend.
 static __always_inline enum verdict sent(struct bpf_sock_addr *ctx, struct frontend_key *to)
 {
 	struct peer_key peer = {
 		.cookie = bpf_get_socket_cookie(ctx), .addr = to->addr, .port = to->port, .proto = to->proto};
 	struct peer as = {.addr = to->addr, .port = to->port};
-	struct frontend *f = bpf_map_lookup_elem(&frontends, to);
 	struct peer *known;
+	struct frontend *f;
 
+	if (only_connected(ctx, &peer))
+		return UNTOUCHED;
+	f = bpf_map_lookup_elem(&frontends, to);
 	if (!f) {
 		forget(&peer);
 		return UNTOUCHED;

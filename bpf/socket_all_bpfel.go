@@ -33,6 +33,7 @@ const (
 	socket_allMapSlots         = "slots"
 	socket_allMapSockForward   = "sock_forward"
 	socket_allMapSockReverse   = "sock_reverse"
+	socket_allMapSwept         = "swept"
 	socket_allProgConnect4     = "connect4"
 	socket_allProgConnect6     = "connect6"
 	socket_allProgGetpeername4 = "getpeername4"
@@ -118,6 +119,7 @@ type socket_allMapSpecs struct {
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
+	Swept         *ebpf.MapSpec `ebpf:"swept"`
 }
 
 // socket_allVariableSpecs contains global variables before they are loaded into the kernel.
@@ -163,6 +165,7 @@ type socket_allMaps struct {
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
+	Swept         *ebpf.Map `ebpf:"swept"`
 }
 
 func (m *socket_allMaps) Close() error {
@@ -184,6 +187,7 @@ func (m *socket_allMaps) Close() error {
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
+		m.Swept,
 	)
 }
 

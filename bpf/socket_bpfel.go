@@ -33,6 +33,7 @@ const (
 	socketMapSlots         = "slots"
 	socketMapSockForward   = "sock_forward"
 	socketMapSockReverse   = "sock_reverse"
+	socketMapSwept         = "swept"
 	socketProgConnect4     = "connect4"
 	socketProgConnect6     = "connect6"
 	socketProgGetpeername4 = "getpeername4"
@@ -118,6 +119,7 @@ type socketMapSpecs struct {
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
+	Swept         *ebpf.MapSpec `ebpf:"swept"`
 }
 
 // socketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -163,6 +165,7 @@ type socketMaps struct {
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
+	Swept         *ebpf.Map `ebpf:"swept"`
 }
 
 func (m *socketMaps) Close() error {
@@ -184,6 +187,7 @@ func (m *socketMaps) Close() error {
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
+		m.Swept,
 	)
 }
 

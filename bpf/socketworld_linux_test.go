@@ -1,0 +1,471 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/kindtest"
+	"plumb.internal/plumb/internal/netns"
+)
+
+// variant is one way to have the socket programs.
+type variant struct {
+	name    string
+	load    func() (*ebpf.CollectionSpec, error)
+	retval  bool // bpf_set_retval is used
+	legacy  bool // attached without a link
+	without string
+}
+
+// world is a cgroup that the test process is in, with the programs on it, and the namespaces of a pod, of one that isn't
+// the node's, and of another pod. Backends listen in the first.
+type world struct {
+	*ebpf.Collection
+	variant
+	pod, stranger, other *os.File
+	cookie, otherCookie  uint64 // of pod and other
+}
+
+const patience = 20 * time.Second
+
+func newWorld(t *testing.T, v variant) *world {
+	t.Helper()
+	kindtest.NeedRoot(t)
+	spec, err := v.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.retval {
+		dropRetval(spec)
+	}
+	for name, m := range spec.Maps {
+		if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash {
+			m.MaxEntries = 4096
+		}
+		if !usedBySockets[name] {
+			delete(spec.Maps, name)
+		}
+	}
+	w := &world{variant: v, pod: kindtest.Namespace(t), stranger: kindtest.Namespace(t), other: kindtest.Namespace(t)}
+	if w.Collection, err = ebpf.NewCollection(spec); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	cgroup := enterCgroup(t)
+	for name, p := range w.Programs {
+		if strings.Contains(v.without, name) {
+			continue
+		}
+		attach(t, cgroup, p, spec.Programs[name].AttachType, v.legacy)
+	}
+	w.cookie, w.otherCookie = cookieOf(t, w.pod), cookieOf(t, w.other)
+	for _, c := range []uint64{w.cookie, w.otherCookie} {
+		w.put(t, "namespaces", c, uint32(1))
+	}
+	for _, ns := range []*os.File{w.pod, w.stranger, w.other} {
+		setUp(t, ns, "10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "fd00::1/128", "fd00::2/128", "fd00::3/128")
+	}
+	for _, ns := range []*os.File{w.pod, w.other} {
+		for _, b := range append(backends4[:], backends6[:]...) {
+			listen(t, ns, b)
+		}
+	}
+	return w
+}
+
+// usedBySockets are the maps that the socket programs use.
+var usedBySockets = map[string]bool{"frontends": true, "slots": true, "members": true, "affinities": true, "namespaces": true,
+	"sock_forward": true, "sock_reverse": true, "maglev_2039s": true, "maglev_4093s": true, "maglev_16381s": true,
+	"maglev_65521s": true, "maglev_131071s": true}
+
+// enterCgroup moves this process into a cgroup of its own until the test ends: sockets belong to the one that they are
+// made in.
+func enterCgroup(t *testing.T) string {
+	t.Helper()
+	mount, err := host.Mount("cgroup2")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, found := strings.Cut(string(data), "0::")
+	if !found {
+		t.Fatalf("this process is in no cgroup2: %s", data)
+	}
+	before := filepath.Join(mount, strings.TrimSpace(path))
+	dir, err := os.MkdirTemp(mount, "plumb-socket-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(filepath.Join(before, "cgroup.procs"), []byte("0"), 0); err != nil {
+			t.Errorf("leave the test's cgroup: %v", err)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("remove the test's cgroup: %v", err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func attach(t *testing.T, cgroup string, p *ebpf.Program, at ebpf.AttachType, legacy bool) {
+	t.Helper()
+	if !legacy {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: at, Program: p})
+		if err != nil {
+			t.Fatalf("attach %v: %v", at, err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return
+	}
+	f, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(f.Fd()), Program: p, Attach: at,
+		Flags: unix.BPF_F_ALLOW_MULTI}); err != nil {
+		t.Fatalf("attach %v: %v", at, err)
+	}
+	t.Cleanup(func() {
+		if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(f.Fd()), Program: p, Attach: at}); err != nil {
+			t.Errorf("detach %v: %v", at, err)
+		}
+	})
+}
+
+func cookieOf(t *testing.T, ns *os.File) uint64 {
+	t.Helper()
+	h := kindtest.Open(t, host.Options{RootNS: fmt.Sprintf("/proc/self/fd/%d", ns.Fd())})
+	root, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookies, err := h.Cookies(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cookies[0]
+}
+
+// within runs fn in a namespace.
+func within(t *testing.T, ns *os.File, fn func() error) {
+	t.Helper()
+	if err := netns.Do(int(ns.Fd()), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func setUp(t *testing.T, ns *os.File, addresses ...string) {
+	t.Helper()
+	within(t, ns, func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, a := range addresses {
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			if err := h.AddrAdd(lo, addr); err != nil {
+				return fmt.Errorf("add %s: %w", a, err)
+			}
+		}
+		return h.LinkSetUp(lo)
+	})
+}
+
+// listen answers whoever connects or sends a datagram with the address that it was found at.
+func listen(t *testing.T, ns *os.File, at netip.AddrPort) {
+	t.Helper()
+	within(t, ns, func() error {
+		l, err := net.Listen("tcp", at.String())
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					fmt.Fprint(c, at)
+					io.Copy(io.Discard, c)
+				}()
+			}
+		}()
+		p, err := net.ListenPacket("udp", at.String())
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { p.Close() })
+		go func() {
+			for {
+				_, from, err := p.ReadFrom(make([]byte, 64))
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err == nil {
+					p.WriteTo([]byte(at.String()), from)
+				}
+			}
+		}()
+		return nil
+	})
+}
+
+func (w *world) put(t *testing.T, name string, key, value any) {
+	t.Helper()
+	if err := w.Maps[name].Put(key, value); err != nil {
+		t.Fatalf("write %s: %v", name, err)
+	}
+}
+
+// clear forgets services and clients.
+func (w *world) clear(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"frontends", "slots", "members", "affinities", "sock_forward", "sock_reverse"} {
+		m := w.Maps[name]
+		for {
+			key, err := m.NextKeyBytes(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key == nil {
+				break
+			}
+			if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// front is a service.
+type front struct {
+	at        netip.AddrPort
+	proto     uint8
+	algorithm uint8 // 0: random
+	affinity  uint32
+	class     uint8
+	slots     []netip.AddrPort
+	behind    []netip.AddrPort // get nothing new
+}
+
+func id(proto uint8, at netip.AddrPort) uint64 {
+	h := fnv.New64()
+	fmt.Fprint(h, proto, at)
+	return h.Sum64()
+}
+
+func (w *world) serve(t *testing.T, f front) {
+	t.Helper()
+	service := id(f.proto, f.at)
+	for i, b := range append(append([]netip.AddrPort(nil), f.slots...), f.behind...) {
+		state := uint8(Active)
+		if i >= len(f.slots) {
+			state = Terminating
+		} else {
+			w.put(t, "members", MemberKey{service, id(f.proto, b)}, uint32(i))
+		}
+		w.put(t, "slots", SlotKey{Service: service, Slot: uint32(i)},
+			Backend{Addr: AddressOf(b.Addr()), ID: id(f.proto, b), Port: PortOf(b.Port()), Weight: 1, State: state})
+	}
+	value := Frontend{Service: service, Slots: uint32(len(f.slots)), Affinity: f.affinity, Algorithm: f.algorithm, Class: f.class}
+	if value.Algorithm == 0 {
+		value.Algorithm = Random
+	}
+	if f.algorithm == Maglev {
+		value.Size = uint32(MaglevClasses[f.class])
+	}
+	w.put(t, "frontends", FrontendKey{Addr: AddressOf(f.at.Addr()), Port: PortOf(f.at.Port()), Proto: f.proto}, value)
+}
+
+// sock is a client's socket.
+type sock struct {
+	t      testing.TB
+	fd     int
+	family int
+	proto  uint8
+	cookie uint64
+}
+
+func open(t testing.TB, ns *os.File, family int, proto uint8) *sock {
+	t.Helper()
+	s := &sock{t: t, family: family, proto: proto}
+	kind := unix.SOCK_STREAM
+	if proto == UDP {
+		kind = unix.SOCK_DGRAM
+	}
+	err := netns.Do(int(ns.Fd()), func() (err error) {
+		s.fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	if s.cookie, err = unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
+		t.Fatal(err)
+	}
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		wait := unix.NsecToTimeval(patience.Nanoseconds())
+		if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, option, &wait); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func (s *sock) close() {
+	if s.fd >= 0 {
+		unix.Close(s.fd)
+	}
+	s.fd = -1
+}
+
+func (s *sock) sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if s.family == unix.AF_INET {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+// addrPort is what the kernel told; a socket of IPv6 must hear of IPv4 in mapped addresses.
+func (s *sock) addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		if s.family == unix.AF_INET {
+			return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+		}
+	case *unix.SockaddrInet6:
+		if s.family == unix.AF_INET6 {
+			return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+		}
+	case nil:
+		return netip.AddrPort{}
+	}
+	s.t.Helper()
+	s.t.Errorf("address %v for a socket of family %d", sa, s.family)
+	return netip.AddrPort{}
+}
+
+func (s *sock) connect(to netip.AddrPort) error { return unix.Connect(s.fd, s.sockaddr(to)) }
+
+func (s *sock) mustConnect(to netip.AddrPort) {
+	s.t.Helper()
+	if err := s.connect(to); err != nil {
+		s.t.Fatalf("connect to %v: %v", to, err)
+	}
+}
+
+func (s *sock) sendto(to netip.AddrPort) error {
+	return unix.Sendto(s.fd, []byte("hello"), 0, s.sockaddr(to))
+}
+
+func (s *sock) send() error { return unix.Send(s.fd, []byte("hello"), 0) }
+
+// receive returns who answered, by its own words, and who it is to the program.
+func (s *sock) receive() (said, from netip.AddrPort, err error) {
+	buf := make([]byte, 64)
+	n, sa, err := unix.Recvfrom(s.fd, buf, 0)
+	if err != nil {
+		return said, from, err
+	}
+	from = s.addrPort(sa)
+	said, err = netip.ParseAddrPort(string(buf[:n]))
+	return said, from, err
+}
+
+// ask sends what makes the peer of a connected socket answer, and expects the sender's address if it is UDP.
+func (s *sock) ask(from netip.AddrPort) (said netip.AddrPort) {
+	s.t.Helper()
+	if s.proto == UDP {
+		if err := s.send(); err != nil {
+			s.t.Fatalf("send: %v", err)
+		}
+	}
+	return s.expect(from)
+}
+
+// askAt does the same by an unconnected socket.
+func (s *sock) askAt(to netip.AddrPort) (said netip.AddrPort) {
+	s.t.Helper()
+	if err := s.sendto(to); err != nil {
+		s.t.Fatalf("send to %v: %v", to, err)
+	}
+	return s.expect(to)
+}
+
+func (s *sock) expect(want netip.AddrPort) netip.AddrPort {
+	s.t.Helper()
+	said, from, err := s.receive()
+	if err != nil {
+		s.t.Fatalf("receive: %v", err)
+	}
+	if s.proto == UDP && from != want {
+		s.t.Errorf("answer from %v, not %v", from, want)
+	}
+	return said
+}
+
+// peer is what the program believes to be connected to.
+func (s *sock) peer() (netip.AddrPort, error) {
+	sa, err := unix.Getpeername(s.fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return s.addrPort(sa), nil
+}
+
+func (s *sock) local() netip.AddrPort {
+	s.t.Helper()
+	sa, err := unix.Getsockname(s.fd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.addrPort(sa)
+}
+
+// disconnect is connect() to no family.
+func (s *sock) disconnect() {
+	s.t.Helper()
+	var none unix.RawSockaddrInet4 // family 0, which x/sys has no type for
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&none)), unix.SizeofSockaddrInet4)
+	if errno != 0 {
+		s.t.Fatalf("disconnect: %v", errno)
+	}
+}
