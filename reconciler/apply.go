@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -61,7 +62,17 @@ func (t table) apply(ctx context.Context, h *host.Host, p *resource.Plan, opt Ap
 		}
 		wg.Wait()
 	}
-	return r.err(ctx)
+	return r.err(ctx, t.finish(context.WithoutCancel(ctx), h))
+}
+
+// finish lets every kind do what it does once for all its changes.
+func (t table) finish(ctx context.Context, h *host.Host) (errs []error) {
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		if err := t[name].finish(ctx, h); err != nil {
+			errs = append(errs, fmt.Errorf("finish %s: %w", name, err))
+		}
+	}
+	return errs
 }
 
 // run is one apply under way.
@@ -171,14 +182,15 @@ func (r *run) settle(s int) {
 	r.wake.Broadcast()
 }
 
-// err is everything that went wrong.
-func (r *run) err(ctx context.Context) error {
+// err is everything that went wrong, in the changes and at the end.
+func (r *run) err(ctx context.Context, atEnd []error) error {
 	var errs *multierror.Error
 	slices.SortFunc(r.failed, func(a, b *ChangeError) int { return a.ID.Compare(b.ID) })
 	for _, f := range r.failed {
 		slices.SortFunc(f.Skipped, resource.ID.Compare)
 		errs = multierror.Append(errs, f)
 	}
+	errs = multierror.Append(errs, atEnd...)
 	if r.left > 0 {
 		errs = multierror.Append(errs, fmt.Errorf("stopped before %d of %d steps: %w", r.left, len(r.g.steps), context.Cause(ctx)))
 	}

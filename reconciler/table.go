@@ -19,6 +19,7 @@ type kind interface {
 	create(ctx context.Context, h *host.Host, r resource.Resource) error
 	update(ctx context.Context, h *host.Host, from, to resource.Resource) error
 	delete(ctx context.Context, h *host.Host, r resource.Resource) error
+	finish(ctx context.Context, h *host.Host) error
 	conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict
 }
 
@@ -47,6 +48,13 @@ func (e erased[R]) update(ctx context.Context, h *host.Host, from, to resource.R
 
 func (e erased[R]) delete(ctx context.Context, h *host.Host, r resource.Resource) error {
 	return e.ops.Delete(ctx, h, r.(R))
+}
+
+func (e erased[R]) finish(ctx context.Context, h *host.Host) error {
+	if f, ok := e.ops.(Finisher); ok {
+		return f.Finish(ctx, h)
+	}
+	return nil
 }
 
 func (e erased[R]) conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict {

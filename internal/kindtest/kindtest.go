@@ -288,6 +288,16 @@ func (c *course[R]) beside(t *testing.T, r R) {
 
 // converge is the reconciler for one kind.
 func (c *course[R]) converge(ctx context.Context, h *host.Host, r *R) error {
+	err := c.change(ctx, h, r)
+	if f, ok := c.ops.(interface {
+		Finish(ctx context.Context, h *host.Host) error
+	}); ok && err == nil {
+		err = f.Finish(ctx, h)
+	}
+	return err
+}
+
+func (c *course[R]) change(ctx context.Context, h *host.Host, r *R) error {
 	h.Forget()
 	owned, _, err := c.ops.Observe(ctx, h, list(r))
 	if err != nil {
