@@ -13,6 +13,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/route"
 	"plumb.internal/plumb/reconciler/resource/rule"
+	"plumb.internal/plumb/reconciler/resource/service"
 	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
@@ -35,6 +36,12 @@ type Conflicter[R resource.Resource] interface {
 	Conflicts(desired resource.State, foreign []R) []resource.Conflict
 }
 
+// Finisher is a kind with work that is done once at the end of an apply, for all its changes together. It is called also
+// when some have failed; with nothing to do it must cost nothing.
+type Finisher interface {
+	Finish(ctx context.Context, h *host.Host) error
+}
+
 // kinds is THE table: a new kind of object is one new folder and one line here.
 var kinds = table{
 	netns.Kind:    of(netns.Ops{}),
@@ -45,5 +52,6 @@ var kinds = table{
 	neigh.Kind:    of(neigh.Ops{}),
 	sysctl.Kind:   of(sysctl.Ops{}),
 	endpoint.Kind: of(endpoint.Ops{}),
+	service.Kind:  of(service.Ops{}),
 	nft.Kind:      of(nft.Ops{}),
 }

@@ -1,4 +1,20 @@
 // Package service is the kind of services in eBPF maps: one frontend with its backends.
+//
+//	maglev.go           the lookup tables of Maglev
+//	entries.go          a frontend as the entries of the maps, and back
+//	diff.go             what differs, in words, and whom it hurts
+//	observe_linux.go    all services from a dump of the maps
+//	service_linux.go    writing the entries that differ, in an order that no client notices
+//	tables_linux.go     which elements of the arrays of Maglev tables are free
+//	sweep_linux.go      what the data path remembers of backends that are gone
+//
+// Everything in the maps is a function of the configuration, but for three things: which element holds a Maglev table,
+// where round-robin stands, and what the data path has learnt. Entries that are no service's, left by a plumb that was
+// killed, are observed as resources of their own, which no configuration names, so that the next apply deletes them.
+//
+// An observed service carries its entries, so an update reads nothing and writes what differs. Where two maps of one name
+// are pinned, one of another size is taking over: everything is written to both, and to the observed one last, so that
+// a crash between the two is seen.
 package service
 
 import (
@@ -14,13 +30,28 @@ type Service struct {
 	resource.Frontend
 	Maps []resource.ID // that hold it
 	From string
+
+	// Broken says how the entries of an observed service fall short of being whole, "" where they don't.
+	Broken string `json:",omitempty"`
+	// Leftover names observed entries that are no service's.
+	Leftover string `json:",omitempty"`
+	held     *entries
+	stale    []pair
 }
+
+// pair is one backend of one service, by their ids; backend 0 is all of them.
+type pair struct{ service, backend uint64 }
 
 // For returns the ID of a frontend.
 func For(f resource.Frontend) resource.ID { return resource.ID{Kind: Kind, Name: f.Name()} }
 
 // ID implements resource.Resource.
-func (s Service) ID() resource.ID { return For(s.Frontend) }
+func (s Service) ID() resource.ID {
+	if s.Leftover != "" {
+		return resource.ID{Kind: Kind, Name: s.Leftover}
+	}
+	return For(s.Frontend)
+}
 
 // After implements resource.Resource: its maps.
 func (s Service) After() []resource.ID { return s.Maps }

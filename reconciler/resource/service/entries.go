@@ -1,0 +1,286 @@
+package service
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// SlotLimit is how many slots weights may take; beyond it they are scaled down, see resource.Slots. A service of more
+// backends has one for each.
+const SlotLimit = 1024
+
+// HashID is the id in the maps of a service, by its address, or of a backend: FNV-1a of address, port and protocol. Two of
+// a node's may not be the same.
+func HashID(addr netip.Addr, port uint16, protocol string) uint64 {
+	return hashID(bpf.AddressOf(addr), bpf.PortOf(port), number(protocols[:], protocol))
+}
+
+func hashID(addr bpf.Address, port bpf.Port, proto uint8) uint64 {
+	h := fnvStart
+	for _, b := range addr {
+		h = (h ^ uint64(b)) * fnvPrime
+	}
+	h = (h ^ uint64(port[0])) * fnvPrime
+	h = (h ^ uint64(port[1])) * fnvPrime
+	return (h ^ uint64(proto)) * fnvPrime
+}
+
+const (
+	fnvStart uint64 = 14695981039346656037
+	fnvPrime uint64 = 1099511628211
+)
+
+// word is a name of the configuration and its number in the maps.
+type word struct {
+	name   string
+	number uint8
+}
+
+var (
+	protocols  = [...]word{{"TCP", bpf.TCP}, {"UDP", bpf.UDP}}
+	algorithms = [...]word{{resource.Random, bpf.Random}, {resource.RoundRobin, bpf.RoundRobin}, {resource.Maglev, bpf.Maglev}}
+	states     = [...]word{
+		{resource.Active, bpf.Active}, {resource.Terminating, bpf.Terminating}, {resource.Maintenance, bpf.Maintenance},
+	}
+)
+
+func number(words []word, name string) uint8 {
+	for _, w := range words {
+		if w.name == name {
+			return w.number
+		}
+	}
+	return 0
+}
+
+func name(words []word, number uint8) string {
+	for _, w := range words {
+		if w.number == number {
+			return w.name
+		}
+	}
+	return fmt.Sprintf("unknown (%d)", number)
+}
+
+// slot is one entry of map "slots".
+type slot struct {
+	number  uint32
+	backend bpf.Backend
+}
+
+// member is one entry of map "members".
+type member struct {
+	backend uint64
+	slot    uint32
+}
+
+// entries are all that the maps hold for one service.
+type entries struct {
+	service  uint64 // the id in the keys of slots and members
+	key      bpf.FrontendKey
+	there    bool // there is a frontend
+	frontend bpf.Frontend
+	slots    []slot   // ordered by number
+	members  []member // ordered by backend
+	owns     bool     // MAGLEV: no other frontend has the same table
+	table    bool     // MAGLEV: it is what it should be
+}
+
+// encode is what a frontend is in the maps. Which table it has, and where round-robin stands, is left out.
+func encode(f resource.Frontend) *entries {
+	e := &entries{there: true}
+	e.key = bpf.FrontendKey{Addr: bpf.AddressOf(f.Address), Port: bpf.PortOf(f.Port), Proto: number(protocols[:], f.Protocol)}
+	e.service = hashID(e.key.Addr, e.key.Port, e.key.Proto)
+	e.frontend = bpf.Frontend{
+		Service:   e.service,
+		Affinity:  uint32(f.Affinity / time.Second),
+		Algorithm: number(algorithms[:], f.Algorithm),
+	}
+	if f.Algorithm == resource.Maglev {
+		e.frontend.Size = uint32(f.TableSize)
+		e.frontend.Class = class(f.TableSize)
+	}
+	order := pickable(f)
+	e.frontend.Slots = uint32(len(order))
+	e.slots = make([]slot, 0, max(len(order), len(f.Backends)))
+	add := func(i int) {
+		b := f.Backends[i]
+		v := bpf.Backend{Addr: bpf.AddressOf(b.Address), Port: bpf.PortOf(b.Port), Weight: uint16(min(b.Weight, math.MaxUint16)),
+			State: number(states[:], b.State)}
+		v.ID = hashID(v.Addr, v.Port, e.key.Proto)
+		e.slots = append(e.slots, slot{uint32(len(e.slots)), v})
+	}
+	for _, i := range order {
+		add(i)
+	}
+	for i, b := range f.Backends {
+		if !picked(b) {
+			add(i)
+		}
+	}
+	if e.frontend.Affinity > 0 {
+		e.members = membersOf(e.slots[:len(order)])
+	}
+	return e
+}
+
+func picked(b resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }
+
+// pickable are the slots that new clients are given, as indexes of backends.
+func pickable(f resource.Frontend) []int {
+	same := f.Algorithm == resource.Maglev // its table knows the weights
+	if !same {
+		for _, b := range f.Backends {
+			if same = picked(b) && b.Weight == f.Backends[0].Weight; !same {
+				break
+			}
+		}
+	}
+	if !same {
+		return resource.Slots(f.Backends, SlotLimit)
+	}
+	order := make([]int, 0, len(f.Backends))
+	for i, b := range f.Backends {
+		if picked(b) {
+			order = append(order, i)
+		}
+	}
+	return order
+}
+
+// membersOf tells the first slot of each backend.
+func membersOf(slots []slot) []member {
+	ms := make([]member, 0, len(slots))
+	for _, s := range slots {
+		ms = append(ms, member{s.backend.ID, s.number})
+	}
+	slices.SortFunc(ms, func(a, b member) int {
+		return cmp.Or(cmp.Compare(a.backend, b.backend), cmp.Compare(a.slot, b.slot))
+	})
+	return slices.CompactFunc(ms, func(a, b member) bool { return a.backend == b.backend })
+}
+
+// class is the number of the smallest class whose elements hold a table of that many slots.
+func class(size int) uint8 {
+	for i, most := range bpf.MaglevClasses {
+		if size <= most {
+			return uint8(i)
+		}
+	}
+	return uint8(len(bpf.MaglevClasses) - 1)
+}
+
+// decode is the frontend that entries stand for; broken says in what they differ from what encode makes of it, "" if in
+// nothing. What it appends to backends are those of the frontend.
+func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, broken string) {
+	f = resource.Frontend{
+		Address: e.key.Addr.Addr(), Port: e.key.Port.Number(), Protocol: name(protocols[:], e.key.Proto),
+		Algorithm: name(algorithms[:], e.frontend.Algorithm),
+		Affinity:  time.Duration(e.frontend.Affinity) * time.Second,
+	}
+	if e.frontend.Algorithm == bpf.Maglev {
+		f.TableSize = int(e.frontend.Size)
+	}
+	start := len(backends)
+	for _, s := range e.slots {
+		b := s.backend
+		backends = append(backends, resource.Backend{Address: b.Addr.Addr(), Port: b.Port.Number(), Weight: int(b.Weight),
+			State: name(states[:], b.State)})
+	}
+	f.Backends = backends[start:len(backends):len(backends)]
+	byAddress := func(a, b resource.Backend) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	}
+	if !slices.IsSortedFunc(f.Backends, byAddress) {
+		slices.SortStableFunc(f.Backends, byAddress)
+	}
+	f.Backends = slices.CompactFunc(f.Backends, func(a, b resource.Backend) bool {
+		return a.Address == b.Address && a.Port == b.Port
+	})
+	want := encode(f)
+	switch {
+	case !e.there:
+		broken = "no frontend"
+	case e.service != want.service || !sameFrontend(e.frontend, want.frontend):
+		broken = "frontend is wrong"
+	case !slices.Equal(e.slots, want.slots):
+		broken = "slots are wrong"
+	case !slices.Equal(e.members, want.members):
+		broken = "members are wrong"
+	case want.hasTable() && !e.table:
+		broken = "Maglev table is wrong"
+	}
+	return f, broken
+}
+
+// sameFrontend leaves out which table it is, and where round-robin stands.
+func sameFrontend(a, b bpf.Frontend) bool {
+	a.Table, b.Table = 0, 0
+	a.Next, b.Next = 0, 0
+	return a == b
+}
+
+// hasTable reports whether there is a Maglev table: not for nobody to choose from.
+func (e *entries) hasTable() bool {
+	return e.there && e.frontend.Algorithm == bpf.Maglev && e.frontend.Slots > 0
+}
+
+// inputs is the hash of all that a Maglev table is made from.
+func (e *entries) inputs() uint64 {
+	h := (fnvStart ^ e.service) * fnvPrime
+	h = (h ^ uint64(e.frontend.Size)) * fnvPrime
+	for _, s := range e.slots[:min(int(e.frontend.Slots), len(e.slots))] {
+		h = mix((h ^ s.backend.ID) * fnvPrime)
+		h = (h ^ uint64(s.backend.Weight)) * fnvPrime
+	}
+	return h
+}
+
+// The header of an element of an array of Maglev tables, as in maps.h.
+const tableHeader = 16
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// elementSize is the size of the elements of a class, in bytes.
+func elementSize(class uint8) int { return tableHeader + (bpf.MaglevClasses[class]+3)/4*4*2 }
+
+// buildTable puts the table into an element of its class.
+func (e *entries) buildTable(element []byte) {
+	backends := make([]candidate, e.frontend.Slots)
+	for i := range backends {
+		b := e.slots[i].backend
+		backends[i] = candidate{id: b.ID, weight: int(b.Weight), slot: uint16(i)}
+	}
+	table := make([]uint16, e.frontend.Size)
+	fillMaglev(table, backends)
+	clear(element)
+	slots := element[tableHeader:]
+	for i, s := range table {
+		binary.LittleEndian.PutUint16(slots[2*i:], s)
+	}
+	binary.LittleEndian.PutUint64(element, e.inputs())
+	binary.LittleEndian.PutUint64(element[8:], tableSum(slots[:2*len(table)]))
+}
+
+// checkTable reports whether an element holds the table of these entries, as its header and its sum tell.
+func (e *entries) checkTable(element []byte) bool {
+	end := tableHeader + 2*int(e.frontend.Size)
+	return end <= len(element) && binary.LittleEndian.Uint64(element) == e.inputs() &&
+		binary.LittleEndian.Uint64(element[8:]) == tableSum(element[tableHeader:end])
+}
+
+// tableSum tells a table from one that somebody changed by accident: CRC-32C, for which processors have an instruction.
+func tableSum(slots []byte) uint64 { return uint64(crc32.Checksum(slots, castagnoli)) }
+
+func compareSlots(a, b slot) int { return cmp.Compare(a.number, b.number) }
+
+func compareMembers(a, b member) int { return cmp.Compare(a.backend, b.backend) }

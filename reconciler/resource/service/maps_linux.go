@@ -1,0 +1,174 @@
+package service
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// maps are the open maps of a host that hold services. Where there are several of a name, the one to observe is the last.
+type maps struct {
+	h                         *host.Host
+	frontends, slots, members []host.BPFMap
+	names                     []resource.ID // of the maps that hold the wanted services
+	ids                       []resource.ID // of all that are there
+}
+
+func open(h *host.Host, names []resource.ID) (*maps, error) {
+	m := &maps{h: h, names: names}
+	var err error
+	if m.frontends, err = m.find("frontends"); err == nil {
+		if m.slots, err = m.find("slots"); err == nil {
+			m.members, err = m.find("members")
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if (len(m.frontends) == 0) != (len(m.slots) == 0) {
+		return nil, fmt.Errorf("of the BPF maps frontends and slots in %s only one is there", h.BPFPath(host.BPFMapFolder))
+	}
+	for _, ms := range [][]host.BPFMap{m.frontends, m.slots, m.members} {
+		for _, b := range ms {
+			m.ids = append(m.ids, resource.ID{Kind: "bpfmap", Name: b.Name})
+		}
+	}
+	return m, nil
+}
+
+// find opens the maps of a name that have the present layout.
+func (m *maps) find(base string) ([]host.BPFMap, error) {
+	all, err := m.h.BPFMaps(base)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	layout := bpf.Layouts[base]
+	known := func(b host.BPFMap) bool {
+		_, version, _, ok := bpf.ParseMapName(b.Name)
+		return ok && version == layout.Version && b.KeySize() == layout.Key && b.ValueSize() == layout.Value
+	}
+	if len(all) == 1 && known(all[0]) {
+		return all, nil
+	}
+	all = slices.DeleteFunc(slices.Clone(all), func(b host.BPFMap) bool { return !known(b) })
+	if i := slices.IndexFunc(all, func(b host.BPFMap) bool {
+		return slices.ContainsFunc(m.names, func(id resource.ID) bool { return id.Name == b.Name })
+	}); i >= 0 {
+		named := all[i]
+		all = append(slices.Delete(all, i, i+1), named)
+	}
+	return all, nil
+}
+
+func last(ms []host.BPFMap) host.BPFMap { return ms[len(ms)-1] }
+
+// arrays opens the maps of a class of Maglev tables.
+func (m *maps) arrays(class uint8) ([]host.BPFMap, error) {
+	if int(class) >= len(bpf.MaglevClasses) {
+		return nil, nil
+	}
+	return m.find(arrayName(class))
+}
+
+func arrayName(class uint8) string { return arrayNames[class] }
+
+var arrayNames = func() (names [len(bpf.MaglevClasses)]string) {
+	for i, slots := range bpf.MaglevClasses {
+		names[i] = fmt.Sprintf("maglev_%ds", slots)
+	}
+	return names
+}()
+
+// tables tells which elements of the arrays of Maglev tables are in use. Every Observe learns it anew; what is taken
+// and given back in between is marked here, so that services changed at the same time don't get the same.
+type tables struct {
+	mu     sync.Mutex
+	known  bool
+	used   [len(bpf.MaglevClasses)]map[uint32]bool
+	lowest [len(bpf.MaglevClasses)]uint32 // none below is free
+}
+
+type tablesKey struct{}
+
+// tables returns those of the host.
+func (m *maps) tables() *tables {
+	return m.h.Kept(tablesKey{}, func() any { return new(tables) }).(*tables)
+}
+
+// learn notes the elements that the frontends refer to. An element that two refer to is the first one's.
+func (t *tables) learn(all []entries) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget()
+	for i := range all {
+		e := &all[i]
+		if c := int(e.frontend.Class); e.hasTable() && c < len(t.used) {
+			e.owns = !t.used[c][e.frontend.Table]
+			t.used[c][e.frontend.Table] = true
+		}
+	}
+}
+
+func (t *tables) forget() {
+	t.known = true
+	for i := range t.used {
+		t.used[i] = map[uint32]bool{}
+		t.lowest[i] = 0
+	}
+}
+
+// take reserves a free element of a class.
+func (m *maps) take(class uint8) (uint32, error) {
+	t := m.tables()
+	arrays, err := m.arrays(class)
+	if err != nil {
+		return 0, err
+	}
+	if len(arrays) == 0 {
+		return 0, fmt.Errorf("there is no BPF map %s in %s", arrayName(class), m.h.BPFPath(host.BPFMapFolder))
+	}
+	limit := arrays[0].MaxEntries()
+	for _, a := range arrays {
+		limit = min(limit, a.MaxEntries())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.known {
+		t.forget()
+		err := bpf.Each(last(m.frontends).Map, func(_ bpf.FrontendKey, f bpf.Frontend) {
+			if f.Algorithm == bpf.Maglev && f.Slots > 0 && int(f.Class) < len(t.used) {
+				t.used[f.Class][f.Table] = true
+			}
+		})
+		if err != nil {
+			t.known = false
+			return 0, wrap(err, "frontends")
+		}
+	}
+	for i := t.lowest[class]; i < limit; i++ {
+		if !t.used[class][i] {
+			t.used[class][i] = true
+			t.lowest[class] = i + 1
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("all %d Maglev tables of %s are in use", limit, arrayName(class))
+}
+
+// give returns an element that no frontend refers to any more.
+func (m *maps) give(class uint8, element uint32) {
+	t := m.tables()
+	if int(class) >= len(t.used) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known {
+		delete(t.used[class], element)
+		t.lowest[class] = min(t.lowest[class], element)
+	}
+}

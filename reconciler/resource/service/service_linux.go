@@ -1,0 +1,189 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/internal/host"
+)
+
+// Create implements reconciler.Ops.
+func (Ops) Create(_ context.Context, h *host.Host, s Service) error {
+	m, err := open(h, s.Maps)
+	if err == nil {
+		err = m.need()
+	}
+	if err == nil {
+		var old *entries
+		if old, err = m.read(s); err == nil && old.there {
+			err = unix.EEXIST
+		}
+		if err == nil {
+			err = m.change(s.Name(), old, encode(s.Frontend))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: %w", s.ID(), err)
+	}
+	return nil
+}
+
+// Update implements reconciler.Ops: it writes the entries that differ from the observed ones.
+func (Ops) Update(_ context.Context, h *host.Host, from, to Service) error {
+	m, err := open(h, to.Maps)
+	if err == nil {
+		err = m.need()
+	}
+	old := from.held
+	if err == nil && old == nil {
+		old, err = m.read(to)
+	}
+	if err == nil {
+		err = m.change(to.Name(), old, encode(to.Frontend))
+	}
+	if err != nil {
+		return fmt.Errorf("update %s: %w", to.ID(), err)
+	}
+	return nil
+}
+
+// Delete implements reconciler.Ops.
+func (Ops) Delete(_ context.Context, h *host.Host, s Service) error {
+	m, err := open(h, s.Maps)
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", s.ID(), err)
+	}
+	if len(s.stale) > 0 {
+		later(h).add(s.stale...)
+		return nil
+	}
+	if len(m.frontends) == 0 {
+		return nil // the maps are gone, and all in them
+	}
+	old := s.held
+	if old == nil {
+		old, err = m.read(s)
+	}
+	if err == nil {
+		err = m.change(s.ID().Name, old, &entries{service: old.service, key: old.key})
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", s.ID(), err)
+	}
+	return nil
+}
+
+// need fails where there are no maps to write to.
+func (m *maps) need() error {
+	if len(m.frontends) == 0 {
+		return fmt.Errorf("there is no BPF map frontends in %s", m.h.BPFPath(host.BPFMapFolder))
+	}
+	return nil
+}
+
+// read looks for the entries of a service that wasn't observed.
+func (m *maps) read(s Service) (*entries, error) {
+	want := encode(s.Frontend)
+	e := &entries{service: want.service, key: want.key}
+	err := last(m.frontends).Lookup(unsafe.Pointer(&e.key), unsafe.Pointer(&e.frontend))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, wrap(err, "frontends")
+	}
+	e.there = err == nil
+	e.owns = e.hasTable()
+	if !e.there {
+		e.frontend = bpf.Frontend{}
+	}
+	for n := range uint32(1 << 20) {
+		k := &bpf.SlotKey{Service: e.service, Slot: n}
+		v := &bpf.Backend{}
+		err := last(m.slots).Lookup(unsafe.Pointer(k), unsafe.Pointer(v))
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			break
+		}
+		if err != nil {
+			return nil, wrap(err, "slots")
+		}
+		e.slots = append(e.slots, slot{n, *v})
+	}
+	if len(m.members) == 0 {
+		return e, nil
+	}
+	for _, b := range membersOf(e.slots) {
+		k := &bpf.MemberKey{Service: e.service, Backend: b.backend}
+		var v uint32
+		err := last(m.members).Lookup(unsafe.Pointer(k), unsafe.Pointer(&v))
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, wrap(err, "members")
+		}
+		e.members = append(e.members, member{b.backend, v})
+	}
+	return e, nil
+}
+
+// put writes one entry into all maps of a name; the observed one is the last.
+func (m *maps) put(maps []host.BPFMap, base, what string, key, value unsafe.Pointer) error {
+	if len(maps) == 0 {
+		return fmt.Errorf("there is no BPF map %s in %s", base, m.h.BPFPath(host.BPFMapFolder))
+	}
+	for _, b := range maps {
+		m.h.Wrote("put %s into %s", what, b.Name)
+		switch err := b.Update(key, value, ebpf.UpdateAny); {
+		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
+			return fmt.Errorf("map %s is full: set a larger tuning.maps.services: %w", b.Name, err)
+		case err != nil:
+			return fmt.Errorf("write to map %s: %w", b.Name, err)
+		}
+	}
+	return nil
+}
+
+// drop removes one entry from all maps of a name.
+func (m *maps) drop(maps []host.BPFMap, what string, key unsafe.Pointer) error {
+	for _, b := range maps {
+		m.h.Wrote("delete %s from %s", what, b.Name)
+		if err := b.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete from map %s: %w", b.Name, err)
+		}
+	}
+	return nil
+}
+
+// elements are buffers for Maglev tables.
+var elements = sync.Pool{New: func() any { return new([]byte) }}
+
+// writeTable puts the table of new into an element that nobody uses.
+func (m *maps) writeTable(name string, e *entries) (element uint32, err error) {
+	class := e.frontend.Class
+	if element, err = m.take(class); err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			m.give(class, element)
+		}
+	}()
+	arrays, err := m.arrays(class)
+	if err != nil {
+		return 0, err
+	}
+	buf := elements.Get().(*[]byte)
+	defer elements.Put(buf)
+	if n := elementSize(class); cap(*buf) < n {
+		*buf = make([]byte, n)
+	} else {
+		*buf = (*buf)[:n]
+	}
+	e.buildTable(*buf)
+	return element, m.put(arrays, arrayName(class), "the table of "+name, unsafe.Pointer(&element), unsafe.Pointer(&(*buf)[0]))
+}
