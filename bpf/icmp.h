@@ -168,8 +168,8 @@ static __always_inline void translated(const struct flow_key *r, const struct fl
 // Translates an ICMP error, whichever way it goes: a packet that answered to the quoted one would be translated by its
 // flow, so the quoted packet becomes one that the translated answer answers to, and the error goes where that would go.
 //
-// Returns 1 if it did, and p->key has the new addresses; 0 if this is about no flow of ours; -1 if the packet has to be
-// dropped. The kernel's checksums of ICMP are complete, so nothing is left to a device here.
+// Returns the kind of that flow, and p->key has the new addresses; 0 if this is about no flow of ours; -1 if the packet
+// has to be dropped. The kernel's checksums of ICMP are complete, so nothing is left to a device here.
 static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
 {
 	struct quoted q = {};
@@ -230,5 +230,5 @@ static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
 		return -1;
 	p->key.src = now.src;
 	p->key.dst = now.dst;
-	return 1;
+	return f->kind;
 }

@@ -128,12 +128,12 @@ static __always_inline int arrive(struct __sk_buff *ctx)
 	if (parse(ctx, &p) != PARSED)
 		return PASS;
 	if (is_icmp_error(&p)) {
-		switch (icmp_error(ctx, &p)) {
-		case -1:
+		int kind = icmp_error(ctx, &p);
+
+		if (kind < 0)
 			return drop(ctx, COUNT_INVALID);
-		case 1:
+		if (kind)
 			count(ctx, COUNT_TRANSLATED);
-		}
 		return PASS;
 	}
 	if (!has_ports(&p))
@@ -178,11 +178,14 @@ int from_pod(struct __sk_buff *ctx)
 	if (is_icmp_error(&p)) {
 		// As below: an answer is translated here only if nobody else will.
 		if (!to || straight) {
-			switch (icmp_error(ctx, &p)) {
-			case -1:
+			int kind = icmp_error(ctx, &p);
+
+			if (kind < 0)
 				return drop(ctx, COUNT_INVALID);
-			case 1:
+			if (kind) {
 				count(ctx, COUNT_TRANSLATED);
+				if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
+					return turn(ctx, 0);
 				to = endpoint_of(&p.key.dst);
 			}
 		}
@@ -291,12 +294,13 @@ int pod_egress(struct __sk_buff *ctx)
 		if (endpoint_of(&p.key.dst))
 			return PASS; // to a client of this node, where it is translated
 		t = p.key;
-		switch (icmp_error(ctx, &p)) {
-		case -1:
+		int known = icmp_error(ctx, &p);
+
+		if (known < 0)
 			return drop(ctx, COUNT_INVALID);
-		case 0:
+		if (!known)
 			return PASS;
-		}
+		kind = known;
 		t.dst = p.key.dst;
 	} else {
 		if (!has_ports(&p))
