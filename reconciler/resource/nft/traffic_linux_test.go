@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -32,8 +33,10 @@ func newNode(t *testing.T, pods ...int) *node {
 	n := &node{Host: kindtest.Root(t), pods: map[int]*os.File{}}
 	root := n.root(t)
 	n.do(t, 0, func() error {
-		for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0o644); err != nil {
+		// Without the last two, who is sent back where it came from is told to go there directly the next time.
+		for name, value := range map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
+			"ipv4/conf/all/send_redirects": "0", "ipv4/conf/default/send_redirects": "0"} {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644); err != nil {
 				return err
 			}
 		}
@@ -266,6 +269,8 @@ func TestTraffic(t *testing.T) {
 		p := func(port int) string { return fmt.Sprintf(family, port) }
 		for from, who := range map[int]string{12: "pod", 0: "host"} {
 			t.Run(who+" "+family, func(t *testing.T) {
+				// First: the kernel's limit of ICMP errors a client counts the redirects that hairpins bring it.
+				n.refused(t, from, p(6))
 				if a := n.count(t, from, 200, "tcp", p(1)); a["10"]+a["11"] != 200 || a["11"] < 20 || a["11"] > 80 {
 					t.Errorf("weights 3:1 give %v", a)
 				}
@@ -284,7 +289,6 @@ func TestTraffic(t *testing.T) {
 				if a := n.count(t, from, 40, "udp", p(1)); a["10"]+a["11"] != 40 || len(a) != 2 {
 					t.Errorf("UDP: %v", a)
 				}
-				n.refused(t, from, p(6))
 			})
 		}
 	}
@@ -301,7 +305,8 @@ func (n *node) refused(t *testing.T, from int, to string) {
 	if err == nil {
 		_, err = ask(c)
 	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
+	// A datagram of the host's own doesn't get past the output hook, and the sender is told by that.
+	if !errors.Is(err, unix.ECONNREFUSED) && (from != 0 || !errors.Is(err, unix.EPERM)) {
 		t.Errorf("UDP to %s without backends: %v", to, err)
 	}
 	if took := time.Since(start); took > time.Second {
@@ -365,6 +370,15 @@ func TestEstablished(t *testing.T) {
 func TestSegment(t *testing.T) {
 	n := newNode(t)
 	root := n.root(t)
+	n.do(t, 0, func() error {
+		// Where the bridge hands its frames to netfilter it translates them without the host's stack, and has no way back
+		// to the port that one came from.
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0o644)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "br0"
 	if err := root.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
