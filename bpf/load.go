@@ -125,8 +125,8 @@ func Spec(name string) (*ebpf.CollectionSpec, error) {
 	return spec.Copy(), nil
 }
 
-// Uses lists the maps that a program of an object uses, by name. Programs that call functions are said to use what any of
-// the functions uses. It panics where there is no such program: which there are is known when plumb is built.
+// Uses lists the maps that a program of an object uses, by name. It panics where there is no such program: which there are
+// is known when plumb is built.
 //
 // It reads the outline of the object alone: types and line numbers take ten times as long.
 func Uses(name, program string) []string {

@@ -28,7 +28,7 @@ func NewMap(base string, entries int) (*ebpf.Map, error) {
 }
 
 func mapSpec(base string, entries int) (*ebpf.MapSpec, error) {
-	spec, err := Spec("packet") // every object has all maps
+	spec, err := Spec("sweep") // every object has all maps, and this one is the smallest
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +78,10 @@ func Load(name, program string, settings map[string]uint32, pinned map[string]*e
 	if one.Maps[".rodata"] != nil {
 		one.Variables = spec.Variables
 	}
-	if err := FitRetval(one); err != nil {
-		return nil, err
+	if p.Type == ebpf.CGroupSockAddr {
+		if err := FitRetval(one); err != nil {
+			return nil, err
+		}
 	}
 	var c *ebpf.Collection
 	err = lifted(func() (err error) {

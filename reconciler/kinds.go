@@ -6,6 +6,8 @@ import (
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/addr"
+	"plumb.internal/plumb/reconciler/resource/bpfmap"
+	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
@@ -46,6 +48,8 @@ type Finisher interface {
 var kinds = table{
 	netns.Kind:    of(netns.Ops{}),
 	link.Kind:     of(link.Ops{}),
+	bpfmap.Kind:   of(bpfmap.Ops{}),
+	bpfprog.Kind:  of(bpfprog.Ops{}),
 	addr.Kind:     of(addr.Ops{}),
 	route.Kind:    of(route.Ops{}),
 	rule.Kind:     of(rule.Ops{}),

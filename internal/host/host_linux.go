@@ -54,6 +54,7 @@ type Host struct {
 	entries  cached[Entry]
 	pids     cached[map[uint64][]int]
 	maps     map[string][]BPFMap // open ones, by base
+	programs cached[BPFProgram]
 }
 
 // Open makes the handles for the network namespace that the process runs in, or for that of Options.RootNS. It writes
@@ -103,6 +104,7 @@ func (h *Host) Forget() {
 	h.entries.forget()
 	h.pids.forget()
 	clear(h.maps)
+	h.programs.forget()
 }
 
 // Path is a path below the node's run folder.

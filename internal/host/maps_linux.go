@@ -49,12 +49,13 @@ func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 	return ms, nil
 }
 
-// ForgetMaps is called by whoever made or removed a pinned map. Somebody may be using the open ones, so they aren't
+// ForgetMaps is called by whoever made or removed a pinned map or program. Somebody may be using the open ones, so they aren't
 // closed here: they close when nobody holds them any more.
 func (h *Host) ForgetMaps() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.maps)
+	h.programs.forget()
 }
 
 func closeMaps(ms []BPFMap) {

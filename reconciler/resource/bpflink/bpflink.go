@@ -1,5 +1,10 @@
 // Package bpflink is the kind of attachments of eBPF programs: to a device (tcx, or clsact where there is none) and to the
 // node's cgroup.
+//
+// Every attachment has a file below the node's folder of the BPF file system: the link itself where the kernel has links,
+// else a symbolic link that says how it is attached. What has no file there isn't ours; a program of ours on a hook of ours
+// that is there a second time is taken away. Programs are replaced in place, never detached first. Ours come last on their
+// hook: somebody else's see the packet before it may leave the stack.
 package bpflink
 
 import (
@@ -30,11 +35,21 @@ type Attachment struct {
 	Dev     string // "" for the node's cgroup
 	Hook    string
 	Way     string
-	Program resource.ID
+	Program resource.ID // zero where an observed one isn't a pinned program
 	// Link is the resource that makes the device; zero for somebody else's (an uplink) and the cgroup.
 	Link resource.ID
 	From string
+
+	// Fault is how an observed attachment doesn't work as it should, such as "detached"; "" otherwise.
+	Fault string
 }
+
+// What can be wrong with an attachment.
+const (
+	detached = "detached"          // its device or cgroup is gone, or somebody took it away
+	moved    = "on another device" // or on another cgroup
+	twice    = "attached twice"    // by plumb, of which one has no file
+)
 
 // For returns the ID of an attachment: "pl-web ingress", "cgroup connect4".
 func For(netns, dev, hook string) resource.ID {
@@ -49,15 +64,81 @@ func (a Attachment) ID() resource.ID { return For(a.NetNS, a.Dev, a.Hook) }
 
 // After implements resource.Resource: the program and the device.
 func (a Attachment) After() []resource.ID {
-	ids := []resource.ID{a.Program}
-	if a.Link != (resource.ID{}) {
-		ids = append(ids, a.Link)
+	ids := a.DiesWith()
+	if a.Program != (resource.ID{}) {
+		ids = append(ids, a.Program)
 	}
 	return ids
 }
 
+// DiesWith implements resource.Resource: the device takes the attachment along, and leaves the file.
+func (a Attachment) DiesWith() []resource.ID {
+	if a.Link == (resource.ID{}) {
+		return nil
+	}
+	return []resource.ID{a.Link}
+}
+
+// Recorded implements resource.Recorder: the file outlives the device.
+func (a Attachment) Recorded() bool { return true }
+
+// Device implements resource.Sitter.
+func (a Attachment) Device() resource.Device { return resource.Device{NetNS: a.NetNS, Name: a.Dev} }
+
+// WithLink implements resource.Sitter.
+func (a Attachment) WithLink(id resource.ID) resource.Resource {
+	a.Link = id
+	return a
+}
+
 // Requires implements resource.Resource.
-func (a Attachment) Requires() []features.Feature { return nil }
+func (a Attachment) Requires() []features.Feature {
+	switch a.Way {
+	case TCX:
+		return []features.Feature{features.TCX}
+	case Clsact:
+		return []features.Feature{features.Clsact}
+	case Link:
+		return []features.Feature{features.Cgroup2, features.LinkCgroup}
+	}
+	return []features.Feature{features.Cgroup2}
+}
 
 // Origin implements resource.Resource.
 func (a Attachment) Origin() string { return a.From }
+
+// Describe implements resource.Describer: "pl-web ingress, from_pod.0123456789ab by tcx".
+func (a Attachment) Describe() string { return a.ID().Name + ", " + a.Program.Name + " by " + a.Way }
+
+// Ops implements reconciler.Ops for attachments.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired attachment of one ID. The way can't be changed in place: for a
+// moment the program would run twice.
+func (Ops) Diff(observed, desired Attachment) (fields []resource.Field, inPlace bool) {
+	field := func(name, before, after string) {
+		if before != after {
+			fields = append(fields, resource.Field{Name: name, Before: before, After: after})
+		}
+	}
+	field("program", observed.Program.Name, desired.Program.Name)
+	field("way", observed.Way, desired.Way)
+	if observed.Fault != desired.Fault {
+		field("state", observed.Fault, "attached")
+	}
+	return fields, observed.Way == desired.Way
+}
+
+// Conflicts implements reconciler.Conflicter: a cgroup whose program wants to be alone takes no other.
+func (Ops) Conflicts(desired resource.State, foreign []Attachment) []resource.Conflict {
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		if _, ok := desired[f.ID()]; ok {
+			conflicts = append(conflicts, resource.Conflict{ID: f.ID(), Foreign: "the program on hook " + f.Hook + " of the node's cgroup",
+				Owner: resource.Unmarked + ", and attached so that it allows no other", Fix: alone})
+		}
+	}
+	return conflicts
+}
+
+const alone = "have its owner attach it so that others may be beside it (BPF_F_ALLOW_MULTI), or give plumb another cgroup by --cgroup"

@@ -1,9 +1,13 @@
 // Package bpfprog is the kind of loaded eBPF programs, pinned below the node's own folder of the BPF file system.
+//
+// A pin is all that marks a program as ours, and it is the last step of making one. Its name says what the program is made
+// of, so another one never has to be told from it by its code.
 package bpfprog
 
 import (
 	"slices"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -22,8 +26,44 @@ type Program struct {
 	Needs    []features.Feature
 	From     string
 
-	// Observed is the name of an observed program; "" in desired state, where Name says it.
+	// Observed is the name of an observed program; "" in desired state, where it follows from the rest.
 	Observed string
+	// Fault is how an observed program is not what its name says; "" otherwise.
+	Fault string
+}
+
+// Of is a program of an object with those of the maps that it uses.
+func Of(object, program string, settings map[string]uint32, maps []resource.ID, from string) Program {
+	p := Program{Object: object, Base: program, Settings: settings, From: from}
+	uses := Maps(object, program)
+	for _, id := range maps {
+		if base, _, _, ok := bpf.ParseMapName(id.Name); ok && slices.Contains(uses, base) {
+			p.Maps = append(p.Maps, id)
+		}
+	}
+	return p
+}
+
+// Maps lists the maps that a program of an object uses, by base.
+func Maps(object, program string) []string { return bpf.Uses(object, program) }
+
+// Programs lists the programs of an object.
+func Programs(object string) []string { return bpf.Programs(object) }
+
+// ID implements resource.Resource: "from_pod.0123456789ab".
+func (p Program) ID() resource.ID {
+	if p.Observed != "" {
+		return resource.ID{Kind: Kind, Name: p.Observed}
+	}
+	return resource.ID{Kind: Kind, Name: p.Base + "." + bpf.Hash(p.Object, p.Base, p.Settings, names(p.Maps))}
+}
+
+func names(ids []resource.ID) []string {
+	list := make([]string, 0, len(ids))
+	for _, id := range ids {
+		list = append(list, id.Name)
+	}
+	return list
 }
 
 // After implements resource.Resource: its maps.
@@ -37,3 +77,15 @@ func (p Program) Requires() []features.Feature { return p.Needs }
 
 // Origin implements resource.Resource.
 func (p Program) Origin() string { return p.From }
+
+// Ops implements reconciler.Ops for programs.
+type Ops struct{}
+
+// Diff lists what differs between an observed and a desired program of one ID: nothing, unless its maps are of an earlier
+// life, whose pins are gone. Then it is loaded again under its name, and links are moved to it.
+func (Ops) Diff(observed, desired Program) (fields []resource.Field, inPlace bool) {
+	if observed.Fault != desired.Fault {
+		fields = append(fields, resource.Field{Name: "loaded", Before: observed.Fault, After: "as its name says"})
+	}
+	return fields, true
+}
