@@ -31,10 +31,7 @@ func TestSocketSize(t *testing.T) {
 		if err := FitRetval(spec); err != nil {
 			t.Fatal(err)
 		}
-		loaded, err := ebpf.NewCollection(spec)
-		if err != nil {
-			t.Fatal(err)
-		}
+		loaded := collection(t, spec)
 		defer loaded.Close()
 		for base, p := range spec.Programs {
 			size := uint64(0)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -63,9 +64,7 @@ func newWorld(t *testing.T, v variant) *world {
 		}
 	}
 	w := &world{variant: v, pod: kindtest.Namespace(t), stranger: kindtest.Namespace(t), other: kindtest.Namespace(t)}
-	if w.Collection, err = ebpf.NewCollection(spec); err != nil {
-		t.Fatal(err)
-	}
+	w.Collection = collection(t, spec)
 	t.Cleanup(w.Close)
 	cgroup := enterCgroup(t)
 	for name, p := range w.Programs {
@@ -93,6 +92,19 @@ func newWorld(t *testing.T, v variant) *world {
 var usedBySockets = map[string]bool{"frontends": true, "slots": true, "members": true, "affinities": true, "namespaces": true,
 	"sock_forward": true, "sock_reverse": true, "maglev_2039s": true, "maglev_4093s": true, "maglev_16381s": true,
 	"maglev_65521s": true, "maglev_131071s": true}
+
+// collection loads an object. Before 5.11 maps count as locked memory.
+func collection(t *testing.T, spec *ebpf.CollectionSpec) *ebpf.Collection {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ebpf.NewCollection(spec)
+	if err != nil {
+		t.Fatalf("load: %+v", err)
+	}
+	return c
+}
 
 // enterCgroup moves this process into a cgroup of its own until the test ends: sockets belong to the one that they are
 // made in.
@@ -192,17 +204,41 @@ func setUp(t *testing.T, ns *os.File, addresses ...string) {
 		if err != nil {
 			return err
 		}
+		if err := h.LinkSetUp(lo); err != nil {
+			return err
+		}
 		for _, a := range addresses {
 			addr, err := netlink.ParseAddr(a)
 			if err != nil {
 				return err
 			}
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD // else nobody can listen there for a moment
+			}
 			if err := h.AddrAdd(lo, addr); err != nil {
 				return fmt.Errorf("add %s: %w", a, err)
 			}
+			if err := delivered(h, addr.IP); err != nil {
+				return fmt.Errorf("add %s: %w", a, err)
+			}
 		}
-		return h.LinkSetUp(lo)
+		return nil
 	})
+}
+
+// delivered waits until what is sent to an address arrives: the kernel adds that route of IPv6 in its own time.
+func delivered(h *netlink.Handle, to net.IP) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		routes, err := h.RouteGet(to)
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no route of type local after %v: %v, %v", patience, routes, err)
+		}
+	}
 }
 
 // listen answers whoever connects or sends a datagram with the address that it was found at.
