@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // change writes what differs between the entries of a service that are there and those that should be. At every moment
@@ -15,7 +16,8 @@ import (
 //  3. the frontend;
 //  4. slots that were given to new clients until now, and aren't any more;
 //  5. what is gone: members, then slots, from the last on.
-func (m *maps) change(name string, old, new *entries) error {
+func (m *maps) change(id resource.ID, old, new *entries) error {
+	m.label = id
 	was := old
 	if old.service != new.service {
 		// Another id is in the frontend than should be: nothing that is there counts.
@@ -28,50 +30,50 @@ func (m *maps) change(name string, old, new *entries) error {
 			late = append(late, s)
 			continue
 		}
-		if err := m.putSlot(name, new.service, s); err != nil {
+		if err := m.putSlot(new.service, s); err != nil {
 			return err
 		}
 		if i := slices.Index(members, member{s.backend.ID, s.number}); i >= 0 {
-			if err := m.putMember(name, new.service, members[i]); err != nil {
+			if err := m.putMember(new.service, members[i]); err != nil {
 				return err
 			}
 			members = slices.Delete(members, i, i+1)
 		}
 	}
 	for _, mb := range members {
-		if err := m.putMember(name, new.service, mb); err != nil {
+		if err := m.putMember(new.service, mb); err != nil {
 			return err
 		}
 	}
-	if err := m.changeFrontend(name, old, new); err != nil {
+	if err := m.changeFrontend(old, new); err != nil {
 		return err
 	}
 	m.forgetGone(old, new)
 	for _, s := range late {
-		if err := m.putSlot(name, new.service, s); err != nil {
+		if err := m.putSlot(new.service, s); err != nil {
 			return err
 		}
 	}
-	return m.remove(name, old, new)
+	return m.remove(old, new)
 }
 
-func (m *maps) putSlot(name string, service uint64, s slot) error {
-	k := &bpf.SlotKey{Service: service, Slot: s.number}
-	return m.put(m.slots, "slots", "a slot of "+name, unsafe.Pointer(k), unsafe.Pointer(&s.backend))
+func (m *maps) putSlot(service uint64, s slot) error {
+	m.slotKey = bpf.SlotKey{Service: service, Slot: s.number}
+	return m.put(m.slots, "slots", "put a slot of %s", unsafe.Pointer(&m.slotKey), unsafe.Pointer(&s.backend), false)
 }
 
-func (m *maps) putMember(name string, service uint64, mb member) error {
-	k := &bpf.MemberKey{Service: service, Backend: mb.backend}
-	return m.put(m.members, "members", "a member of "+name, unsafe.Pointer(k), unsafe.Pointer(&mb.slot))
+func (m *maps) putMember(service uint64, mb member) error {
+	m.memberKey = bpf.MemberKey{Service: service, Backend: mb.backend}
+	return m.put(m.members, "members", "put a member of %s", unsafe.Pointer(&m.memberKey), unsafe.Pointer(&mb.slot), false)
 }
 
 // changeFrontend writes or removes the frontend, and its table before it.
-func (m *maps) changeFrontend(name string, old, new *entries) (err error) {
+func (m *maps) changeFrontend(old, new *entries) (err error) {
 	if !new.there {
 		if !old.there {
 			return nil
 		}
-		err := m.drop(m.frontends, name, unsafe.Pointer(&old.key))
+		err := m.drop(m.frontends, "delete %s", unsafe.Pointer(&old.key))
 		if err == nil && old.owns {
 			m.give(old.frontend.Class, old.frontend.Table)
 		}
@@ -84,7 +86,7 @@ func (m *maps) changeFrontend(name string, old, new *entries) (err error) {
 		f.Table = old.frontend.Table
 		keeps := old.table && old.hasTable() && old.frontend.Size == f.Size && old.frontend.Class == f.Class && old.inputs() == new.inputs()
 		if made = !keeps; made {
-			if f.Table, err = m.writeTable(name, new); err != nil {
+			if f.Table, err = m.writeTable(new); err != nil {
 				return err
 			}
 		}
@@ -92,7 +94,7 @@ func (m *maps) changeFrontend(name string, old, new *entries) (err error) {
 	if old.there && old.frontend == *f {
 		return nil
 	}
-	if err := m.put(m.frontends, "frontends", name, unsafe.Pointer(&new.key), unsafe.Pointer(f)); err != nil {
+	if err := m.put(m.frontends, "frontends", "put %s", unsafe.Pointer(&new.key), unsafe.Pointer(f), !old.there); err != nil {
 		if made {
 			m.give(f.Class, f.Table)
 		}
@@ -105,14 +107,14 @@ func (m *maps) changeFrontend(name string, old, new *entries) (err error) {
 }
 
 // remove takes away the members and slots that are no longer.
-func (m *maps) remove(name string, old, new *entries) error {
+func (m *maps) remove(old, new *entries) error {
 	gone := old.service != new.service
 	for _, mb := range old.members {
 		if _, stays := slices.BinarySearchFunc(new.members, mb, compareMembers); stays && !gone {
 			continue
 		}
-		k := &bpf.MemberKey{Service: old.service, Backend: mb.backend}
-		if err := m.drop(m.members, "a member of "+name, unsafe.Pointer(k)); err != nil {
+		m.memberKey = bpf.MemberKey{Service: old.service, Backend: mb.backend}
+		if err := m.drop(m.members, "delete a member of %s", unsafe.Pointer(&m.memberKey)); err != nil {
 			return err
 		}
 	}
@@ -120,8 +122,8 @@ func (m *maps) remove(name string, old, new *entries) error {
 		if int(s.number) < len(new.slots) && !gone {
 			break
 		}
-		k := &bpf.SlotKey{Service: old.service, Slot: s.number}
-		if err := m.drop(m.slots, "a slot of "+name, unsafe.Pointer(k)); err != nil {
+		m.slotKey = bpf.SlotKey{Service: old.service, Slot: s.number}
+		if err := m.drop(m.slots, "delete a slot of %s", unsafe.Pointer(&m.slotKey)); err != nil {
 			return err
 		}
 	}

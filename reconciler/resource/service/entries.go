@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -206,6 +207,9 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 	f.Backends = slices.CompactFunc(f.Backends, func(a, b resource.Backend) bool {
 		return a.Address == b.Address && a.Port == b.Port
 	})
+	if e.plain() {
+		return f, ""
+	}
 	want := encode(f)
 	switch {
 	case !e.there:
@@ -220,6 +224,36 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 		broken = "Maglev table is wrong"
 	}
 	return f, broken
+}
+
+// plain reports whether these entries are what encode makes of them, for services of the simplest kind: every backend has
+// one slot, and there are no members. For others it says no.
+func (e *entries) plain() bool {
+	f := e.frontend
+	maglev := f.Algorithm == bpf.Maglev
+	if !e.there || e.service != hashID(e.key.Addr, e.key.Port, e.key.Proto) || int(f.Slots) != len(e.slots) || len(e.members) > 0 {
+		return false
+	}
+	if maglev && (!e.table || f.Class != class(int(f.Size))) || !maglev && (f.Size != 0 || f.Class != 0) || f.Affinity != 0 {
+		return false
+	}
+	if f.Algorithm < bpf.Random || f.Algorithm > bpf.Maglev || e.key.Proto != bpf.TCP && e.key.Proto != bpf.UDP {
+		return false
+	}
+	for i := range e.slots {
+		b := &e.slots[i].backend
+		if e.slots[i].number != uint32(i) || b.State != bpf.Active || b.Weight == 0 ||
+			!maglev && b.Weight != e.slots[0].backend.Weight || b.ID != hashID(b.Addr, b.Port, e.key.Proto) {
+			return false
+		}
+		if i > 0 {
+			a := &e.slots[i-1].backend
+			if cmp.Or(bytes.Compare(a.Addr[:], b.Addr[:]), bytes.Compare(a.Port[:], b.Port[:])) >= 0 {
+				return false
+			}
+		}
+	}
+	return maglev || len(e.slots) <= SlotLimit
 }
 
 // sameFrontend leaves out which table it is, and where round-robin stands.

@@ -3,6 +3,8 @@ package service
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"plumb.internal/plumb/bpf"
@@ -15,7 +17,10 @@ type maps struct {
 	h                         *host.Host
 	frontends, slots, members []host.BPFMap
 	names                     []resource.ID // of the maps that hold the wanted services
-	ids                       []resource.ID // of all that are there
+	label                     any           // of the service that is written, for whoever counts
+
+	slotKey   bpf.SlotKey
+	memberKey bpf.MemberKey
 }
 
 func open(h *host.Host, names []resource.ID) (*maps, error) {
@@ -32,12 +37,17 @@ func open(h *host.Host, names []resource.ID) (*maps, error) {
 	if (len(m.frontends) == 0) != (len(m.slots) == 0) {
 		return nil, fmt.Errorf("of the BPF maps frontends and slots in %s only one is there", h.BPFPath(host.BPFMapFolder))
 	}
+	return m, nil
+}
+
+// ids are the resources that the open maps are.
+func (m *maps) ids() (ids []resource.ID) {
 	for _, ms := range [][]host.BPFMap{m.frontends, m.slots, m.members} {
 		for _, b := range ms {
-			m.ids = append(m.ids, resource.ID{Kind: "bpfmap", Name: b.Name})
+			ids = append(ids, resource.ID{Kind: "bpfmap", Name: b.Name})
 		}
 	}
-	return m, nil
+	return ids
 }
 
 // find opens the maps of a name that have the present layout.
@@ -48,8 +58,8 @@ func (m *maps) find(base string) ([]host.BPFMap, error) {
 	}
 	layout := bpf.Layouts[base]
 	known := func(b host.BPFMap) bool {
-		_, version, _, ok := bpf.ParseMapName(b.Name)
-		return ok && version == layout.Version && b.KeySize() == layout.Key && b.ValueSize() == layout.Value
+		version, _, _ := strings.Cut(b.Name[len(base)+1:], ".")
+		return version == "v"+strconv.Itoa(layout.Version) && b.KeySize() == layout.Key && b.ValueSize() == layout.Value
 	}
 	if len(all) == 1 && known(all[0]) {
 		return all, nil

@@ -25,11 +25,12 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 	if err != nil || len(m.frontends) == 0 {
 		return nil, nil, err
 	}
-	all, err := m.dump()
+	all, err := m.dump(wanted)
 	if err != nil {
 		return nil, nil, err
 	}
-	if owned, err = m.services(all); err != nil {
+	ids := m.ids()
+	if owned, err = m.services(all, ids); err != nil {
 		return nil, nil, err
 	}
 	adopt(owned, wanted)
@@ -38,7 +39,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		return nil, nil, err
 	}
 	if len(stale) > 0 {
-		owned = append(owned, Service{Leftover: "UDP flows to removed backends", Maps: m.ids, stale: stale})
+		owned = append(owned, Service{Leftover: "UDP flows to removed backends", Maps: ids, stale: stale})
 	}
 	return owned, nil, nil
 }
@@ -61,11 +62,15 @@ func (d *dumped) of(service uint64) int32 {
 }
 
 // dump reads the maps at the same time, then sorts the entries out by service.
-func (m *maps) dump() (*dumped, error) {
+func (m *maps) dump(wanted []Service) (*dumped, error) {
+	backends := 0 // about as many will be there
+	for i := range wanted {
+		backends += len(wanted[i].Backends)
+	}
 	var (
 		g         errgroup.Group
-		frontends []entries
-		slots     bag[slot]
+		frontends = make([]entries, 0, len(wanted))
+		slots     = bag[slot]{make([]uint64, 0, backends), make([]slot, 0, backends)}
 		members   bag[member]
 	)
 	g.Go(func() error {
@@ -156,7 +161,7 @@ func (b *bag[T]) sort(d *dumped, compare func(a, b T) int) (sorted []T, ends []i
 }
 
 // services decodes all that was dumped, on every processor, and learns which elements hold tables.
-func (m *maps) services(d *dumped) ([]Service, error) {
+func (m *maps) services(d *dumped, ids []resource.ID) ([]Service, error) {
 	m.tables().learn(d.services)
 	owned := make([]Service, len(d.services))
 	var g errgroup.Group
@@ -179,7 +184,7 @@ func (m *maps) services(d *dumped) ([]Service, error) {
 					}
 				}
 				s := &owned[i]
-				s.Maps, s.held = m.ids, e
+				s.Maps, s.held = ids, e
 				if !e.there {
 					s.Leftover, s.Broken = fmt.Sprintf("%016x without a frontend", e.service), "no frontend"
 					continue

@@ -21,13 +21,8 @@ func (Ops) Create(_ context.Context, h *host.Host, s Service) error {
 		err = m.need()
 	}
 	if err == nil {
-		var old *entries
-		if old, err = m.read(s); err == nil && old.there {
-			err = unix.EEXIST
-		}
-		if err == nil {
-			err = m.change(s.Name(), old, encode(s.Frontend))
-		}
+		want := encode(s.Frontend)
+		err = m.change(s.ID(), &entries{service: want.service, key: want.key}, want)
 	}
 	if err != nil {
 		return fmt.Errorf("create %s: %w", s.ID(), err)
@@ -46,7 +41,7 @@ func (Ops) Update(_ context.Context, h *host.Host, from, to Service) error {
 		old, err = m.read(to)
 	}
 	if err == nil {
-		err = m.change(to.Name(), old, encode(to.Frontend))
+		err = m.change(to.ID(), old, encode(to.Frontend))
 	}
 	if err != nil {
 		return fmt.Errorf("update %s: %w", to.ID(), err)
@@ -72,7 +67,7 @@ func (Ops) Delete(_ context.Context, h *host.Host, s Service) error {
 		old, err = m.read(s)
 	}
 	if err == nil {
-		err = m.change(s.ID().Name, old, &entries{service: old.service, key: old.key})
+		err = m.change(s.ID(), old, &entries{service: old.service, key: old.key})
 	}
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", s.ID(), err)
@@ -131,14 +126,18 @@ func (m *maps) read(s Service) (*entries, error) {
 	return e, nil
 }
 
-// put writes one entry into all maps of a name; the observed one is the last.
-func (m *maps) put(maps []host.BPFMap, base, what string, key, value unsafe.Pointer) error {
+// put writes one entry into all maps of a name; the observed one is the last. What is made anew must not be there.
+func (m *maps) put(maps []host.BPFMap, base, announce string, key, value unsafe.Pointer, anew bool) error {
 	if len(maps) == 0 {
 		return fmt.Errorf("there is no BPF map %s in %s", base, m.h.BPFPath(host.BPFMapFolder))
 	}
+	how := ebpf.UpdateAny
+	if anew && len(maps) == 1 {
+		how = ebpf.UpdateNoExist // of two, the first may have been written before a crash
+	}
 	for _, b := range maps {
-		m.h.Wrote("put %s into %s", what, b.Name)
-		switch err := b.Update(key, value, ebpf.UpdateAny); {
+		m.h.Wrote(announce, m.label)
+		switch err := b.Update(key, value, how); {
 		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
 			return fmt.Errorf("map %s is full: set a larger tuning.maps.services: %w", b.Name, err)
 		case err != nil:
@@ -149,9 +148,9 @@ func (m *maps) put(maps []host.BPFMap, base, what string, key, value unsafe.Poin
 }
 
 // drop removes one entry from all maps of a name.
-func (m *maps) drop(maps []host.BPFMap, what string, key unsafe.Pointer) error {
+func (m *maps) drop(maps []host.BPFMap, announce string, key unsafe.Pointer) error {
 	for _, b := range maps {
-		m.h.Wrote("delete %s from %s", what, b.Name)
+		m.h.Wrote(announce, m.label)
 		if err := b.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("delete from map %s: %w", b.Name, err)
 		}
@@ -163,7 +162,7 @@ func (m *maps) drop(maps []host.BPFMap, what string, key unsafe.Pointer) error {
 var elements = sync.Pool{New: func() any { return new([]byte) }}
 
 // writeTable puts the table of new into an element that nobody uses.
-func (m *maps) writeTable(name string, e *entries) (element uint32, err error) {
+func (m *maps) writeTable(e *entries) (element uint32, err error) {
 	class := e.frontend.Class
 	if element, err = m.take(class); err != nil {
 		return 0, err
@@ -185,5 +184,5 @@ func (m *maps) writeTable(name string, e *entries) (element uint32, err error) {
 		*buf = (*buf)[:n]
 	}
 	e.buildTable(*buf)
-	return element, m.put(arrays, arrayName(class), "the table of "+name, unsafe.Pointer(&element), unsafe.Pointer(&(*buf)[0]))
+	return element, m.put(arrays, arrayName(class), "put the table of %s", unsafe.Pointer(&element), unsafe.Pointer(&(*buf)[0]), false)
 }
