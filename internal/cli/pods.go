@@ -12,8 +12,17 @@ import (
 	"plumb.internal/plumb/reconciler"
 )
 
+// pods is what `plumb pod ls -o json` writes.
+type pods struct {
+	FormatVersion string   `json:"format_version"`
+	Node          string   `json:"node"`
+	Pods          []podRow `json:"pods"`
+}
+
 // podRow is one pod as the kernel has it.
 type podRow struct {
+	// ID is the cookie of the pod's network namespace, by which socket programs know it; 0 where they don't.
+	ID        uint64   `json:"id"`
 	Name      string   `json:"name"`
 	State     string   `json:"state"` // up, down, no interface, missing, waiting
 	Attach    string   `json:"attach"`
@@ -24,6 +33,20 @@ type podRow struct {
 	HostDev   *hostDev `json:"host_device"`
 	Addresses []string `json:"addresses"`
 	NetNS     string   `json:"netns"`
+	// SourceCheck says how far the pod is kept from sending as somebody else: enforced, leaving only, off.
+	SourceCheck string `json:"source_check"`
+	// Endpoint is the pod as the data path knows it; nil where it doesn't.
+	Endpoint *endpointRow `json:"endpoint"`
+}
+
+// endpointRow is a pod in the data path's maps.
+type endpointRow struct {
+	Addresses []string `json:"addresses"`
+	Attach    string   `json:"attach"`
+	Index     int      `json:"ifindex"` // of the device in the root namespace that stands for it
+	MAC       string   `json:"mac"`
+	HostMAC   string   `json:"host_mac"`
+	Socket    bool     `json:"socket"` // socket programs act for it
 }
 
 // hostDev is the device in the node's root namespace that leads to a pod.
@@ -34,32 +57,53 @@ type hostDev struct {
 	MTU   int    `json:"mtu"`
 }
 
-// Pods lists the node's pods with what the kernel has of them. The files only say which pods there are.
+// Pods lists the node's pods with what the kernel and the data path have of them. The files only say which pods there are.
 func (o *Options) Pods(ctx context.Context) error {
 	s, err := o.begin(ctx, "pod ls", "")
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	// Tells the host where adopted namespaces are.
-	if _, err := reconciler.Observe(ctx, s.host, s.compiled.State); err != nil {
+	// Tells the host where adopted namespaces are, too.
+	observed, err := reconciler.Observe(ctx, s.host, s.compiled.State)
+	if err != nil {
 		return err
 	}
-	rows := []podRow{}
+	known, err := readEndpoints(s.host, observed.Owned)
+	if err != nil {
+		return err
+	}
+	d := datapathOf(observed.Owned)
+	all := pods{FormatVersion: "1", Node: s.node, Pods: []podRow{}}
 	for _, view := range s.compiled.Pods {
 		row, err := lookAtPod(s.host, view)
 		if err != nil {
 			return fmt.Errorf("look at pod %s: %w", view.Name, err)
 		}
-		rows = append(rows, row)
+		row.SourceCheck = checkOff
+		if e := known[view.Name]; e != nil {
+			row.Endpoint = e
+			if row.ID, err = podID(s.host, view.Name, e); err != nil {
+				return err
+			}
+			if row.SourceCheck, err = sourceCheck(s.host, d, e); err != nil {
+				return err
+			}
+		}
+		all.Pods = append(all.Pods, row)
 	}
 	if o.JSON() {
-		return o.writeJSON(rows)
+		return o.writeJSON(all)
 	}
+	return o.writePods(all.Pods)
+}
+
+// writePods prints a line for each pod. Where the data path knows a pod, its word is printed.
+func (o *Options) writePods(rows []podRow) error {
 	w := tabwriter.NewWriter(o.Out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "POD\tSTATE\tATTACH\tINTERFACE\tMTU\tMAC\tHOST DEVICE\tADDRESSES")
+	fmt.Fprintln(w, "POD\tSTATE\tATTACH\tINTERFACE\tMTU\tMAC\tHOST DEVICE\tSOURCE CHECK\tID\tADDRESSES")
 	for _, r := range rows {
-		dev, iface, mtu := "-", r.Interface, "-"
+		dev, iface, mtu, id := "-", r.Interface, "-", "-"
 		if r.HostDev != nil {
 			dev = fmt.Sprintf("%d: %s", r.HostDev.Index, r.HostDev.Name)
 			if o.Verbose {
@@ -69,9 +113,23 @@ func (o *Options) Pods(ctx context.Context) error {
 		if r.Index > 0 {
 			iface, mtu = fmt.Sprintf("%d: %s", r.Index, r.Interface), fmt.Sprint(r.MTU)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.State, r.Attach, iface, mtu, orDash(r.MAC), dev, list(r.Addresses))
+		if r.ID != 0 {
+			id = fmt.Sprint(r.ID)
+		}
+		attach, mac, addresses := r.Attach, r.MAC, r.Addresses
+		if e := r.Endpoint; e != nil && len(e.Addresses) > 0 {
+			attach, addresses = e.Attach, e.Addresses
+			if e.MAC != "" {
+				mac = e.MAC
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.State, attach, iface, mtu, orDash(mac), dev,
+			r.SourceCheck, id, list(addresses))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write pods: %w", err)
+	}
+	return nil
 }
 
 func lookAtPod(h *host.Host, view compiler.PodView) (podRow, error) {

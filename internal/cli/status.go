@@ -18,6 +18,7 @@ type status struct {
 	Kernel        string              `json:"kernel"`
 	Drifted       bool                `json:"drifted"`
 	Choices       []resource.Choice   `json:"choices"`
+	Data          *dataStatus         `json:"data_path"` // null where the node has none
 	Pods          []podStatus         `json:"pods"`
 	Conflicts     []resource.Conflict `json:"conflicts"`
 	Warnings      []string            `json:"warnings"`
@@ -46,6 +47,9 @@ func (o *Options) Status(ctx context.Context) error {
 		FormatVersion: "1", Node: s.node, Kernel: p.Kernel, Drifted: !p.Empty() || len(p.Conflicts) > 0,
 		Choices: append([]resource.Choice{}, p.Choices...), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
 		Warnings: append([]string{}, p.Warnings...),
+	}
+	if st.Data, err = readData(s.host, observed.Owned); err != nil {
+		return err
 	}
 	changes := map[string][]string{}
 	for _, c := range p.Changes {
@@ -98,6 +102,14 @@ func (o *Options) writeStatus(st status) error {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Subject, c.Wanted, c.Chosen, c.Reason)
 		}
 		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	if st.Data != nil {
+		if err := o.writeData(st.Data); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintln(w, "POD\tSTATE")
 	for _, p := range st.Pods {

@@ -70,6 +70,9 @@ func text(attach, dev, mac, hostMAC string) string {
 	return s
 }
 
+// Known reports whether the socket programs act for the namespace of an observed endpoint.
+func (e Endpoint) Known() bool { return e.Held[namespace] != "" }
+
 // order is the order in which entries are written: addresses, then MACs, whose senders are asked for their addresses.
 func order(names []string) []string {
 	rank := func(name string) int {

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
+	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/nft"
+)
+
+// Ways that services go.
+const (
+	waySocket   = "socket"
+	wayPacket   = "packet"
+	wayNftables = "nftables"
+	wayNone     = "none"
+)
+
+// How far a pod is kept from sending as somebody else.
+const (
+	checkEnforced = "enforced"
+	checkLeaving  = "leaving only" // not towards its neighbours on the uplink
+	checkOff      = "off"
+)
+
+// datapath is which programs are attached, as observed: nothing of it comes from the files.
+type datapath struct {
+	hooks    []string        // of the cgroup
+	services map[string]bool // by way: socket, packet
+	checks   map[string]bool // "DEV HOOK" of the root namespace where sources are checked
+	table    *nft.Table
+}
+
+// datapathOf finds out what the attached programs do: by the maps that they use, and by their names, which follow from their
+// settings.
+func datapathOf(owned resource.State) datapath {
+	d := datapath{services: map[string]bool{}, checks: map[string]bool{}}
+	for _, id := range owned.IDs() {
+		switch r := any(owned[id]).(type) {
+		case nft.Table:
+			d.table = &r
+		case bpflink.Attachment:
+			p, ok := owned[r.Program].(bpfprog.Program)
+			if !ok {
+				continue // it runs, but nobody knows what it is
+			}
+			serves := slices.ContainsFunc(p.Maps, func(m resource.ID) bool { return strings.HasPrefix(m.Name, "frontends.") })
+			switch {
+			case r.Dev == "":
+				d.hooks = append(d.hooks, r.Hook)
+				d.services[waySocket] = d.services[waySocket] || serves
+			default:
+				d.services[wayPacket] = d.services[wayPacket] || serves
+				if r.NetNS == "" && checksSources(p) {
+					d.checks[r.Dev+" "+r.Hook] = true
+				}
+			}
+		}
+	}
+	return d
+}
+
+// checksSources reports whether a program was loaded to check source addresses: its name tells its settings.
+func checksSources(p bpfprog.Program) bool {
+	for _, object := range []string{"packet", "forward"} {
+		if !slices.Contains(bpfprog.Programs(object), p.Base) {
+			continue
+		}
+		for _, redirect := range []uint32{0, 1} {
+			as := bpfprog.Program{Object: object, Base: p.Base, Maps: p.Maps,
+				Settings: map[string]uint32{"redirect": redirect, "source_check": 1}}
+			if as.ID().Name == p.ID().Name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// way is how services in eBPF maps go: "socket+packet", wayNone where no program is attached.
+func (d datapath) way() string {
+	var ways []string
+	for _, w := range []string{waySocket, wayPacket} {
+		if d.services[w] {
+			ways = append(ways, w)
+		}
+	}
+	if len(ways) == 0 {
+		return wayNone
+	}
+	return strings.Join(ways, "+")
+}
+
+// sourceCheck says how far the programs on a device of the root namespace keep a pod from sending as somebody else.
+func (d datapath) sourceCheck(attach, dev string) string {
+	in, out := d.checks[dev+" "+bpflink.Ingress], d.checks[dev+" "+bpflink.Egress]
+	switch attach {
+	case "veth", "netkit", "bridge":
+		if in {
+			return checkEnforced
+		}
+	case "macvlan":
+		if in && out { // the uplink's ingress sees what its children send each other
+			return checkEnforced
+		}
+		if out {
+			return checkLeaving
+		}
+	case "ipvlan-l2", "ipvlan-l3":
+		if out {
+			return checkLeaving
+		}
+	}
+	return checkOff
+}
+
+// protocols says what the socket programs translate, from the hooks that they are on.
+func (d datapath) protocols() (protocols, families []string) {
+	protocols, families = []string{}, []string{}
+	on := func(hooks ...string) bool {
+		return slices.ContainsFunc(hooks, func(h string) bool { return slices.Contains(d.hooks, h) })
+	}
+	if on("connect4", "connect6") {
+		protocols = append(protocols, "TCP")
+	}
+	if on("sendmsg4", "sendmsg6") {
+		protocols = append(protocols, "UDP")
+	}
+	if on("connect4") {
+		families = append(families, "IPv4")
+	}
+	if on("connect6") {
+		families = append(families, "IPv6")
+	}
+	return protocols, families
+}

@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/service"
+)
+
+// services is what `plumb svc ls -o json` writes.
+type services struct {
+	FormatVersion string       `json:"format_version"`
+	Node          string       `json:"node"`
+	Services      []serviceRow `json:"services"`
+}
+
+// serviceRow is one frontend as the data path has it.
+type serviceRow struct {
+	ID          string       `json:"id"`    // in the maps
+	Field       string       `json:"field"` // of the files, that asks for it; "" for none
+	Protocol    string       `json:"protocol"`
+	Address     string       `json:"address"`
+	Port        uint16       `json:"port"`
+	Way         string       `json:"way"`
+	Algorithm   string       `json:"algorithm"`
+	TableSize   int          `json:"table_size"` // of Maglev; else 0
+	Affinity    int          `json:"affinity_seconds"`
+	Connections *int         `json:"connections"` // null where nobody counts them
+	Backends    []backendRow `json:"backends"`
+	Broken      string       `json:"broken,omitempty"`
+}
+
+// backendRow is one backend of a frontend.
+type backendRow struct {
+	Address     string `json:"address"`
+	Port        uint16 `json:"port"`
+	Weight      int    `json:"weight"`
+	State       string `json:"state"`
+	Connections *int   `json:"connections"`
+}
+
+// Services lists the services as the maps, or the nftables table, hold them. The files only tell the names.
+func (o *Options) Services(ctx context.Context) error {
+	s, err := o.begin(ctx, "svc ls", "")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	observed, err := reconciler.Observe(ctx, s.host, s.compiled.State)
+	if err != nil {
+		return err
+	}
+	connections, err := readConnections(s.host)
+	if err != nil {
+		return err
+	}
+	all := services{FormatVersion: "1", Node: s.node, Services: serviceRows(observed.Owned, s.compiled.State, connections)}
+	if o.JSON() {
+		return o.writeJSON(all)
+	}
+	return o.writeServices(all.Services)
+}
+
+// serviceRows lists what was observed, by address. Of the desired state come the names alone.
+func serviceRows(owned, desired resource.State, connections map[pair]int) []serviceRow {
+	rows := []serviceRow{}
+	d := datapathOf(owned)
+	way := d.way()
+	named := func(row serviceRow, f resource.Frontend) serviceRow {
+		if r, ok := desired[service.For(f)]; ok {
+			row.Field = r.Origin()
+		}
+		return row
+	}
+	for _, id := range owned.IDs() {
+		if s, ok := owned[id].(service.Service); ok && s.Leftover == "" {
+			row := named(rowOf(s.Frontend, way), s.Frontend)
+			row.Broken = s.Broken
+			row.count(s.Frontend, connections)
+			rows = append(rows, row)
+		}
+	}
+	if d.table != nil {
+		for _, f := range d.table.Frontends {
+			rows = append(rows, named(rowOf(f, wayNftables), f))
+		}
+	}
+	return rows
+}
+
+func rowOf(f resource.Frontend, way string) serviceRow {
+	r := serviceRow{
+		ID:       fmt.Sprintf("%016x", service.HashID(f.Address, f.Port, f.Protocol)),
+		Protocol: f.Protocol, Address: f.Address.String(), Port: f.Port, Way: way,
+		Algorithm: f.Algorithm, TableSize: f.TableSize, Affinity: int(f.Affinity / time.Second), Backends: []backendRow{},
+	}
+	for _, b := range f.Backends {
+		r.Backends = append(r.Backends, backendRow{Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State})
+	}
+	return r
+}
+
+// count adds the connections of each backend and of all; those to a backend that is gone have no line of their own.
+func (r *serviceRow) count(f resource.Frontend, connections map[pair]int) {
+	id, all := service.HashID(f.Address, f.Port, f.Protocol), 0
+	for i, b := range f.Backends {
+		n := connections[pair{id, service.HashID(b.Address, b.Port, f.Protocol)}]
+		r.Backends[i].Connections = &n
+		all += n
+	}
+	r.Connections = &all
+}
+
+// writeServices prints a line for each backend, the first one behind its service.
+func (o *Options) writeServices(rows []serviceRow) error {
+	w := tabwriter.NewWriter(o.Out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "SERVICE\tID\tPROTOCOL\tADDRESS\tPORT\tWAY\tALGORITHM\tBACKEND\tWEIGHT\tSTATE\tCONNECTIONS")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t", orDash(r.name()), r.ID, r.Protocol, r.Address, r.Port, r.Way, r.algorithm())
+		if len(r.Backends) == 0 {
+			fmt.Fprintln(w, "none\t-\trefused\t-")
+		}
+		for i, b := range r.Backends {
+			if i > 0 {
+				io.WriteString(w, strings.Repeat("\t", 7))
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", net.JoinHostPort(b.Address, strconv.Itoa(int(b.Port))), b.Weight, b.State, number(b.Connections))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write services: %w", err)
+	}
+	return nil
+}
+
+// name is the service and its port: "web http" for services.web.ports.http.
+func (r serviceRow) name() string {
+	return strings.Replace(strings.TrimPrefix(r.Field, "services."), ".ports.", " ", 1)
+}
+
+// algorithm is the algorithm with what belongs to it: "maglev 4093, affinity 3h0m0s".
+func (r serviceRow) algorithm() string {
+	s := r.Algorithm
+	if r.TableSize > 0 {
+		s += fmt.Sprintf(" %d", r.TableSize)
+	}
+	if r.Affinity > 0 {
+		s += ", affinity " + (time.Duration(r.Affinity) * time.Second).String()
+	}
+	if r.Broken != "" {
+		s += " (" + r.Broken + ")"
+	}
+	return s
+}
+
+// number is a cell of a table; nobody counts what is nil.
+func number(n *int) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprint(*n)
+}
