@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+)
+
+// port is where servers listen and services are.
+const port = "8080"
+
+// path is one way from the client to a server.
+type path struct {
+	// alone says that the number of services has no meaning for it.
+	alone bool
+	// setup makes a bed ready and returns where the client connects to. What it makes lives in the bed's namespaces; what
+	// doesn't go with them has to be taken away when ctx is done.
+	setup func(ctx context.Context, b *bed, services int) (target string, err error)
+}
+
+// paths by name, as -paths takes them.
+var paths = map[string]path{
+	"direct": {alone: true, setup: func(_ context.Context, b *bed, _ int) (string, error) {
+		return netip.AddrPortFrom(b.backend[0], 8080).String(), nil
+	}},
+	"kubeproxy": {setup: kubeProxy},
+}
+
+// serviceAddr is the address of service i. The client connects to the first one; the others are there.
+func serviceAddr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 96 + byte(i>>16), byte(i >> 8), byte(i)})
+}
+
+// backendsOf are the backends of service i: the servers of the first one, addresses of nobody for the others.
+func backendsOf(b *bed, i int) []netip.Addr {
+	if i == 0 {
+		return b.backend
+	}
+	all := make([]netip.Addr, len(b.backend))
+	for k := range all {
+		n := i*len(all) + k
+		all[k] = netip.AddrFrom4([4]byte{10, 1 + byte(n>>16), byte(n >> 8), byte(n)})
+	}
+	return all
+}
