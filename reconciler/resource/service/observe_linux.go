@@ -244,7 +244,7 @@ func (m *maps) stale(d *dumped) ([]pair, error) {
 		i, ok := d.index[p.service]
 		return ok && d.services[i].there && slices.ContainsFunc(d.services[i].slots, func(s slot) bool { return s.backend.ID == p.backend })
 	}
-	err := m.remembered(func(_ memory, p pair, _ uint64) bool {
+	err := m.remembered(func(p pair, _ uint64) bool {
 		if _, seen := found[p]; !seen {
 			found[p] = !known(p)
 		}

@@ -22,9 +22,9 @@ import (
 
 // forgotten is what the data path is to forget.
 type forgotten struct {
-	mu        sync.Mutex
-	pairs     map[pair]bool   // UDP backends
-	affinites map[uint64]bool // services
+	mu         sync.Mutex
+	pairs      map[pair]bool   // UDP backends
+	affinities map[uint64]bool // services
 }
 
 type forgottenKey struct{}
@@ -47,34 +47,33 @@ func (f *forgotten) add(pairs ...pair) {
 func (f *forgotten) addAffinities(service uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.affinites == nil {
-		f.affinites = map[uint64]bool{}
+	if f.affinities == nil {
+		f.affinities = map[uint64]bool{}
 	}
-	f.affinites[service] = true
+	f.affinities[service] = true
 }
 
 // take returns what has been noted, and notes nothing any more.
 func (f *forgotten) take() (pairs map[pair]bool, affinities map[uint64]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	pairs, affinities = f.pairs, f.affinites
-	f.pairs, f.affinites = nil, nil
+	pairs, affinities = f.pairs, f.affinities
+	f.pairs, f.affinities = nil, nil
 	return pairs, affinities
 }
 
-// forgetGone notes what changes of a service.
+// forgetGone notes what goes with a change of a service.
 func (m *maps) forgetGone(old, new *entries) {
 	f := later(m.h)
-	if old.frontend.Affinity > 0 && new.frontend.Affinity == 0 {
+	sticky := old.frontend.Affinity > 0 || !old.there && len(old.members) > 0
+	if sticky && new.frontend.Affinity == 0 {
 		f.addAffinities(old.service)
 	}
-	if old.key.Proto == bpf.TCP {
+	if old.key.Proto == bpf.TCP || len(old.slots) == 0 {
 		return
 	}
 	if !new.there {
-		if old.there || len(old.slots) > 0 {
-			f.add(pair{service: old.service})
-		}
+		f.add(pair{service: old.service})
 		return
 	}
 	stays := make(map[uint64]bool, len(new.slots))
@@ -112,40 +111,48 @@ func finish(ctx context.Context, h *host.Host, pairs map[pair]bool, affinities m
 		return nil
 	}
 	cookies := map[uint64]bool{}
-	err := m.remembered(func(_ memory, p pair, connected uint64) bool {
-		if !pairs[p] && !pairs[pair{service: p.service}] {
-			return false
+	// A program that was at work on an entry may have written it back: look until there is none.
+	found := true
+	for tries := 0; found && tries < 5; tries++ {
+		found = false
+		err := m.remembered(func(p pair, connected uint64) bool {
+			if !pairs[p] && !pairs[pair{service: p.service}] {
+				return false
+			}
+			found = true
+			if connected != 0 {
+				cookies[connected] = true
+			}
+			return true
+		})
+		if err != nil {
+			return err
 		}
-		if connected != 0 {
-			cookies[connected] = true
-		}
-		return true
-	})
-	if err != nil || len(cookies) == 0 {
-		return err
+	}
+	if len(cookies) == 0 {
+		return nil
 	}
 	return destroy(ctx, h, cookies)
 }
 
-// memory is a map in which the data path remembers backends.
-type memory string
-
 // remembered visits what the data path remembers of UDP backends; connected is the cookie of the socket that is connected
-// to one, else 0. What visit says is to be forgotten is deleted.
-func (m *maps) remembered(visit func(where memory, p pair, connected uint64) bool) error {
-	err := sweep(m, "flows", func(k *bpf.FlowKey, v *bpf.Flow) bool {
-		return k.Proto == bpf.UDP && visit("flows", pair{v.Service, v.Backend}, 0)
+// to one, else 0. What visit says is to be forgotten is deleted: of a flow the way there first, which brings the way back
+// again where that is missing.
+func (m *maps) remembered(visit func(p pair, connected uint64) bool) error {
+	err := sweep(m, "flows", func(k *bpf.FlowKey, v *bpf.Flow) (drop, late bool) {
+		forward := v.Kind == bpf.FlowForward || v.Kind == bpf.FlowHairpinForward
+		return k.Proto == bpf.UDP && visit(pair{v.Service, v.Backend}, 0), !forward
 	})
 	if err != nil {
 		return err
 	}
-	for _, where := range []memory{"sock_forward", "sock_reverse"} {
-		err := sweep(m, string(where), func(k *bpf.PeerKey, v *bpf.Peer) bool {
+	for _, base := range []string{"sock_forward", "sock_reverse"} {
+		err := sweep(m, base, func(k *bpf.PeerKey, v *bpf.Peer) (drop, late bool) {
 			connected := uint64(0)
-			if where == "sock_reverse" && k.Addr == (bpf.Address{}) {
+			if base == "sock_reverse" && k.Addr == (bpf.Address{}) {
 				connected = k.Cookie
 			}
-			return k.Proto == bpf.UDP && visit(where, pair{v.Service, v.Backend}, connected)
+			return k.Proto == bpf.UDP && visit(pair{v.Service, v.Backend}, connected), false
 		})
 		if err != nil {
 			return err
@@ -155,19 +162,24 @@ func (m *maps) remembered(visit func(where memory, p pair, connected uint64) boo
 }
 
 func (m *maps) forgetAffinities(services map[uint64]bool) error {
-	return sweep(m, "affinities", func(k *bpf.AffinityKey, _ *bpf.Affinity) bool { return services[k.Service] })
+	return sweep(m, "affinities", func(k *bpf.AffinityKey, _ *bpf.Affinity) (drop, late bool) {
+		return services[k.Service], false
+	})
 }
 
-// sweep deletes the entries of maps of a name that drop is true for.
-func sweep[K, V any](m *maps, base string, drop func(*K, *V) bool) error {
+// sweep deletes the entries of maps of a name that look says to drop, the late ones after the others.
+func sweep[K, V any](m *maps, base string, look func(*K, *V) (drop, late bool)) error {
 	all, err := m.find(base)
 	if err != nil {
 		return err
 	}
 	for _, b := range all {
-		var keys []K
+		var keys, last []K
 		err := bpf.Each(b.Map, func(k K, v V) {
-			if drop(&k, &v) {
+			switch drop, late := look(&k, &v); {
+			case drop && late:
+				last = append(last, k)
+			case drop:
 				keys = append(keys, k)
 			}
 		})
@@ -175,6 +187,7 @@ func sweep[K, V any](m *maps, base string, drop func(*K, *V) bool) error {
 		if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 			return wrap(err, base)
 		}
+		keys = append(keys, last...)
 		for i := range keys {
 			m.h.Wrote("delete an entry of %s", b.Name)
 			if err := b.Delete(unsafe.Pointer(&keys[i])); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
