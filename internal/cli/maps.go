@@ -68,7 +68,7 @@ func eachPinned(h *host.Host, base string, visit func(m host.BPFMap, entries int
 	return nil
 }
 
-// used counts the entries of a map. An array has all of its entries always: of one for Maglev tables those count that a
+// used counts the entries of a map. An array has all of its entries always; of one for Maglev tables those count that a
 // frontend names.
 func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 	switch base {

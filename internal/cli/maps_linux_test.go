@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/kindtest"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// pinAll makes a map of every kind, with room for entries.
+func pinAll(t *testing.T, h *host.Host, entries int) map[string]*ebpf.Map {
+	t.Helper()
+	kindtest.BPFFS(t, h)
+	if err := h.MakeBPFFolder(host.BPFMapFolder); err != nil {
+		t.Fatal(err)
+	}
+	maps := map[string]*ebpf.Map{}
+	for base, l := range bpf.Layouts {
+		n := entries
+		if base == "counters" {
+			n = len(bpf.Counters)
+		}
+		m, err := bpf.NewMap(base, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		if err := m.Pin(h.BPFPath(host.BPFMapFolder, bpf.MapName(base, l.Version, n))); err != nil {
+			t.Fatal(err)
+		}
+		maps[base] = m
+	}
+	h.ForgetMaps()
+	return maps
+}
+
+func put(t *testing.T, m *ebpf.Map, key, value any) {
+	t.Helper()
+	if err := m.Put(key, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every map that there can be is read: its size, what is in it, and what it takes.
+func TestReadMaps(t *testing.T) {
+	h := kindtest.Root(t)
+	if uses, err := readMaps(h); err != nil || len(uses) != 0 {
+		t.Errorf("without maps: %v, %v", uses, err)
+	}
+	if counters, err := readCounters(h); err != nil || len(counters) != 0 {
+		t.Errorf("without maps: counters %v, %v", counters, err)
+	}
+	maps := pinAll(t, h, 16)
+	want := map[string]int{}
+	for base, m := range maps {
+		switch {
+		case strings.HasPrefix(base, "maglev_"):
+		case m.Type() != ebpf.Hash && m.Type() != ebpf.LRUHash:
+			want[base] = int(m.MaxEntries()) // an array has all of its entries
+		default:
+			for i := range byte(3) {
+				put(t, m, append(make([]byte, m.KeySize()-1), i+1), make([]byte, m.ValueSize()))
+			}
+			want[base] = 3
+		}
+	}
+	put(t, maps["frontends"], bpf.FrontendKey{Port: bpf.PortOf(81)}, bpf.Frontend{Algorithm: bpf.Maglev, Class: 1, Slots: 1, Table: 7})
+	put(t, maps["frontends"], bpf.FrontendKey{Port: bpf.PortOf(82)}, bpf.Frontend{Algorithm: bpf.Maglev, Class: 1, Table: 8})
+	want["frontends"], want["maglev_4093s"] = 5, 1
+	uses, err := readMaps(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(uses) != len(bpf.Layouts) {
+		t.Errorf("%d maps, want %d", len(uses), len(bpf.Layouts))
+	}
+	for _, u := range uses {
+		base, _, entries, _ := bpf.ParseMapName(u.Name)
+		if u.Used != want[base] || u.Entries != entries || u.Bytes == 0 {
+			t.Errorf("%+v, want %d in use", u, want[base])
+		}
+	}
+}
+
+// Counters are the sums over all processors.
+func TestReadCounters(t *testing.T) {
+	h := kindtest.Root(t)
+	maps := pinAll(t, h, 1)
+	cpus := make([]bpf.Counted, ebpf.MustPossibleCPU())
+	for i := range cpus {
+		cpus[i] = bpf.Counted{Packets: 2, Bytes: 100}
+	}
+	put(t, maps["counters"], uint32(2), cpus)
+	counters, err := readCounters(h)
+	if err != nil || len(counters) != len(bpf.Counters) {
+		t.Fatal(counters, err)
+	}
+	n := uint64(len(cpus))
+	if got := counters[2]; got != (counted{"spoofed", 2 * n, 100 * n}) {
+		t.Errorf("%+v with %d processors", got, n)
+	}
+	if got := counters[0]; got != (counted{Reason: "forwarded"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A connection is counted once: of a connected socket, of an unconnected one for each service, of a flow of packets that
+// isn't over.
+func TestReadConnections(t *testing.T) {
+	h := kindtest.Root(t)
+	maps := pinAll(t, h, 64)
+	a := bpf.AddressOf(netip.MustParseAddr("10.96.0.1"))
+	to := bpf.Peer{Service: 1, Backend: 2}
+	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 1, Proto: bpf.TCP}, to)
+	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 2, Proto: bpf.UDP}, to)
+	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 2, Addr: a, Proto: bpf.UDP}, to) // the same socket
+	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 3, Proto: bpf.TCP}, bpf.Peer{Service: 1})
+	put(t, maps["sock_forward"], bpf.PeerKey{Cookie: 4, Addr: a, Proto: bpf.UDP}, bpf.Peer{Service: 1, Backend: 3})
+	for i, f := range []bpf.Flow{
+		{Kind: bpf.FlowForward}, {Kind: bpf.FlowReverse}, {Kind: bpf.FlowHairpinForward}, {Kind: bpf.FlowHairpinReverse},
+		{Kind: bpf.FlowForward, State: 1}, {Kind: bpf.FlowForward, State: 2}, {Kind: bpf.FlowForward, State: 1 | 2 | 4},
+		{Kind: bpf.FlowForward, State: 8},
+	} {
+		f.Service, f.Backend = 5, 6
+		put(t, maps["flows"], bpf.FlowKey{Src: a, Sport: bpf.PortOf(uint16(i))}, f)
+	}
+	got, err := readConnections(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[pair]int{{1, 2}: 2, {1, 3}: 1, {5, 6}: 4}
+	if len(got) != len(want) {
+		t.Errorf("connections %v, want %v", got, want)
+	}
+	for p, n := range want {
+		if got[p] != n {
+			t.Errorf("%v has %d connections, want %d", p, got[p], n)
+		}
+	}
+}
+
+// What status says of services comes from what was observed.
+func TestDataStatus(t *testing.T) {
+	s := &dataStatus{Services: "socket", SocketLB: socketStatus{On: true, Protocols: []string{"TCP", "UDP"}, Families: []string{"IPv4"}}}
+	backends := []resource.Backend{{State: resource.Active}, {State: resource.Terminating}}
+	for _, f := range []resource.Frontend{
+		{Algorithm: "maglev", TableSize: 4093, Backends: backends},
+		{Algorithm: "maglev", TableSize: 4093, Affinity: 3e9},
+		{Algorithm: "random", Affinity: 2e9},
+	} {
+		s.add(f)
+	}
+	s.Graceful.Supported = true
+	s.Maps = []mapUse{{"flows.v1.16", 16, 3, 4096}}
+	s.Counters = []counted{{"spoofed", 1, 60}}
+	var out bytes.Buffer
+	o := &Options{Out: &out, Verbose: true}
+	if err := o.writeData(s); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"services              socket\n",
+		"socket LB             TCP, UDP over IPv4; getpeername tells the backend\n",
+		"algorithm             maglev 4093 (2 services), random (1 service)\n",
+		"session affinity      2 services, at most 3s\n",
+		"graceful termination  on, 1 backend terminating\n",
+		"flows.v1.16  16       3     4096\n",
+		"spoofed  1        60\n",
+	} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("%q is missing in\n%s", line, out.String())
+		}
+	}
+}
