@@ -200,7 +200,7 @@ func (f frame) bytes() []byte {
 }
 
 // readFrame reads a frame and verifies every checksum in it.
-func readFrame(t *testing.T, b []byte) (f frame) {
+func readFrame(t testing.TB, b []byte) (f frame) {
 	t.Helper()
 	be := binary.BigEndian
 	if len(b) < 34 {

@@ -65,7 +65,8 @@ static __always_inline void answer_to(const struct flow_key *k, struct flow_key 
 }
 
 // Writes to both entries of a flow what a packet says of it, p, which becomes t.
-static inline __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now, __u8 state)
+static inline __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now,
+				  __u8 state)
 {
 	struct flow_key answer;
 	struct flow *other;
@@ -129,26 +130,69 @@ static __always_inline __u32 hash_of(const struct flow_key *k)
 	return h ^ h >> 32;
 }
 
-enum chosen {
-	CHOSEN,
-	NOBODY,	 // answers for the service
-	NO_ROOM, // in the map, or for this flow beside another one
+// The byte of an address and port in map `marked`. It is there on every kernel: the map is an array.
+static __always_inline __u8 *mark_of(const struct address *a, __be16 port)
+{
+	__u64 h = (__u64)(a->word[0] ^ a->word[2]) << 32 | (a->word[1] ^ a->word[3]);
+	struct marks *marks;
+	__u32 first = 0;
+
+	h = (h + port) * 0x9e3779b97f4a7c15ULL >> 47;
+	marks = bpf_map_lookup_elem(&marked, &first);
+	return marks ? &marks->of[h] : 0;
+}
+
+static __always_inline void mark(const struct address *a, __be16 port)
+{
+	__u8 *m = mark_of(a, port);
+
+	if (m && !*m)
+		*m = 1;
+}
+
+// Whether there may be flows to or from an address and port.
+static __always_inline int is_marked(const struct address *a, __be16 port)
+{
+	__u8 *m = mark_of(a, port);
+
+	return m && *m;
+}
+
+enum outcome {
+	LEFT,	    // not for a service
+	TRANSLATED, // the packet is what its flow says
+	REFUSED,    // nobody answers for the service
+	NO_ROOM,    // in the map, or for this flow beside another one
+	BROKEN,	    // it can't be written to
 };
 
-// Chooses a backend for a new flow and enters it in the map, in both directions: what answers first, so that no answer
-// is missed. t is what packets of the flow become; kind is how.
-static inline __noinline int begin(const struct packet *p, struct frontend *service, struct flow_key *t, __u8 *kind)
+// Begins a flow by a packet to a service, in the place of an older one, if that isn't 0: chooses a backend and enters
+// the flow in the map, in both directions; what answers first, so that no answer is missed. t is what packets of the
+// flow become; kind is how.
+static inline __noinline int begin(const struct packet *p, const struct flow *older, struct flow_key *t, __u8 *kind)
 {
-	struct flow f = {.service = service->service, .seen = now_s()};
-	__u32 hash = hash_of(&p->key);
+	struct frontend_key at = {.addr = p->key.dst, .port = p->key.dport, .proto = p->key.proto};
+	struct frontend *service = bpf_map_lookup_elem(&frontends, &at);
+	struct flow f = {};
 	struct flow_key answer;
+	__u32 hash;
 
+	if (!service || p->fragment == FRAGMENT_LATER || (p->key.proto == IPPROTO_TCP && p->tcp_flags & TCP_RST))
+		return LEFT;
+	if (older) {
+		translated(&p->key, older, t);
+		answer_to(t, &answer);
+		bpf_map_delete_elem(&flows, &answer);
+	}
+	f.service = service->service;
+	f.seen = now_s();
+	hash = hash_of(&p->key);
 	for (int i = 0; i < TRIES; i++) {
 		struct backend *b = choose(service, &p->key.src, hash + i);
 		struct flow *taken;
 
 		if (!b)
-			return NOBODY;
+			return REFUSED;
 		f.addr = b->addr;
 		f.port = b->port;
 		f.backend = b->id;
@@ -161,6 +205,8 @@ static inline __noinline int begin(const struct packet *p, struct frontend *serv
 		if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
 		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport))
 			continue;
+		mark(&p->key.dst, p->key.dport);
+		mark(&t->dst, t->dport);
 		*kind = f.kind;
 		f.addr = p->key.dst;
 		f.port = p->key.dport;
@@ -170,18 +216,9 @@ static inline __noinline int begin(const struct packet *p, struct frontend *serv
 		f.addr = t->dst;
 		f.port = t->dport;
 		f.kind = *kind;
-		return bpf_map_update_elem(&flows, &p->key, &f, BPF_ANY) ? NO_ROOM : CHOSEN;
+		return bpf_map_update_elem(&flows, &p->key, &f, BPF_ANY) ? NO_ROOM : TRANSLATED;
 	}
 	return NO_ROOM;
-}
-
-// Ends a flow whose packets become t, as far as its answers go.
-static inline __noinline int end(const struct flow_key *t)
-{
-	struct flow_key answer;
-
-	answer_to(t, &answer);
-	return bpf_map_delete_elem(&flows, &answer);
 }
 
 // Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so

@@ -99,13 +99,7 @@ static __always_inline int is_pair(const struct endpoint *e)
 // its own: the stack answers those.
 static __always_inline int goes_straight(struct __sk_buff *ctx, const struct packet *p, const struct endpoint *to)
 {
-	__u8 hops;
-
-	if (!redirect || !to || !is_pair(to) || ctx->vlan_present)
-		return 0;
-	if (bpf_skb_load_bytes(ctx, p->v6 ? L3 + 7 : L3 + 8, &hops, 1))
-		return 0;
-	return hops > 1;
+	return redirect && to && is_pair(to) && p->hops > 1 && !ctx->vlan_present;
 }
 
 // Sends a packet straight to a pod, as its gateway would: with its MACs and one hop less. It may be larger than the

@@ -28,6 +28,7 @@ const (
 	forwardMapMaglev2039s    = "maglev_2039s"
 	forwardMapMaglev4093s    = "maglev_4093s"
 	forwardMapMaglev65521s   = "maglev_65521s"
+	forwardMapMarked         = "marked"
 	forwardMapMembers        = "members"
 	forwardMapNamespaces     = "namespaces"
 	forwardMapSlots          = "slots"
@@ -104,6 +105,7 @@ type forwardMapSpecs struct {
 	Maglev2039s   *ebpf.MapSpec `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.MapSpec `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.MapSpec `ebpf:"maglev_65521s"`
+	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -152,6 +154,7 @@ type forwardMaps struct {
 	Maglev2039s   *ebpf.Map `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.Map `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.Map `ebpf:"maglev_65521s"`
+	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -174,6 +177,7 @@ func (m *forwardMaps) Close() error {
 		m.Maglev2039s,
 		m.Maglev4093s,
 		m.Maglev65521s,
+		m.Marked,
 		m.Members,
 		m.Namespaces,
 		m.Slots,

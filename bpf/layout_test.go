@@ -34,7 +34,7 @@ var layouts = map[string][2]any{
 }
 
 // inside are maps whose entries programs alone read and write.
-var inside = map[string]bool{"fragments": true, "swept": true}
+var inside = map[string]bool{"fragments": true, "marked": true, "swept": true}
 
 func TestLayout(t *testing.T) {
 	for name, load := range objects {

@@ -235,6 +235,20 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+// Whose flows were ever translated: a byte for each hash of a service's or backend's address and port. What has none
+// has no entry in `flows`, so that packets that have nothing to do with services are told apart without a lookup. Bits
+// would need an operation that old kernels haven't got. This map is never made anew beside `flows`.
+struct marks {
+	__u8 of[1 << 17];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct marks);
+} marked SEC(".maps");
+
 // The ports of a packet's first fragment, for the others.
 struct fragment_key {
 	struct address src;

@@ -7,13 +7,6 @@
 #include "fragment.h"
 #include "refuse.h"
 
-enum outcome {
-	LEFT,	    // not for a service
-	TRANSLATED, // now is what t says
-	REFUSED,    // nobody answers for the service
-	LOST,	    // to be dropped, and counted
-};
-
 static __always_inline int has_ports(struct packet *p)
 {
 	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
@@ -30,14 +23,18 @@ static __always_inline int starts_anew(const struct packet *p, const struct flow
 	return is_syn(p) && (is_closing(f->state) || (__s32)(now - f->seen) > SYN_AGAIN);
 }
 
-// Translates what a pod sends to a service, and what it answers to itself.
-static __always_inline enum outcome translate_to_service(struct __sk_buff *ctx, struct packet *p, struct flow_key *t,
-							 __u8 *kind)
+// Translates what a pod sends to a service, and what it answers to itself. A segment of a connection that no flow is
+// known of goes to a service only if all are looked up: there it may have begun before the programs ran.
+static __always_inline int translate_to_service(struct __sk_buff *ctx, struct packet *p, int all, struct flow_key *t,
+						__u8 *kind)
 {
-	struct frontend_key at = {.addr = p->key.dst, .port = p->key.dport, .proto = p->key.proto};
-	struct flow *f = bpf_map_lookup_elem(&flows, &p->key);
-	struct frontend *service;
+	struct flow *f = 0;
+	int begun;
 
+	if (is_marked(&p->key.dst, p->key.dport) || is_marked(&p->key.src, p->key.sport))
+		f = bpf_map_lookup_elem(&flows, &p->key);
+	else if (!all && p->key.proto == IPPROTO_TCP && !is_syn(p))
+		return LEFT;
 	if (f) {
 		__u32 now = now_s();
 
@@ -49,40 +46,32 @@ static __always_inline enum outcome translate_to_service(struct __sk_buff *ctx, 
 			// Else a client that asks in vain would keep a dead backend by asking.
 			if (!is_syn(p))
 				track(p, f, t, now);
-			return rewrite(ctx, p, t, *kind) ? LOST : TRANSLATED;
+			return rewrite(ctx, p, t, *kind) ? BROKEN : TRANSLATED;
 		}
 	}
-	service = bpf_map_lookup_elem(&frontends, &at);
-	if (!service || p->fragment == FRAGMENT_LATER || (p->key.proto == IPPROTO_TCP && p->tcp_flags & TCP_RST))
-		return LEFT;
-	if (f) {
-		translated(&p->key, f, t);
-		end(t);
-	}
-	switch (begin(p, service, t, kind)) {
-	case NOBODY:
-		return REFUSED;
-	case NO_ROOM:
-		return LOST;
-	}
-	return rewrite(ctx, p, t, *kind) ? LOST : TRANSLATED;
+	begun = begin(p, f, t, kind);
+	if (begun == TRANSLATED && rewrite(ctx, p, t, *kind))
+		return BROKEN;
+	return begun;
 }
 
 // Translates what a backend answers to a client. t is what the packet becomes.
-static __always_inline enum outcome translate_answer(struct __sk_buff *ctx, struct packet *p)
+static __always_inline int translate_answer(struct __sk_buff *ctx, struct packet *p, struct flow_key *t)
 {
-	struct flow *f = bpf_map_lookup_elem(&flows, &p->key);
-	struct flow_key t;
+	struct flow *f;
 	__u32 now;
 
+	if (!is_marked(&p->key.src, p->key.sport))
+		return LEFT;
+	f = bpf_map_lookup_elem(&flows, &p->key);
 	if (!f || f->kind != REVERSE)
 		return LEFT;
 	now = now_s();
 	if (is_over(p->key.proto, f, now))
 		return LEFT;
-	translated(&p->key, f, &t);
-	track(p, f, &t, now);
-	return rewrite(ctx, p, &t, REVERSE) ? LOST : TRANSLATED;
+	translated(&p->key, f, t);
+	track(p, f, t, now);
+	return rewrite(ctx, p, t, REVERSE) ? BROKEN : TRANSLATED;
 }
 
 // A client that connects to a pod itself may use a port that it had for a service with the same backend: what is known
@@ -92,6 +81,8 @@ static __noinline int forget(const struct packet *p)
 	struct flow_key answer;
 	struct flow *f;
 
+	if (!is_marked(&p->key.dst, p->key.dport))
+		return 0;
 	answer_to(&p->key, &answer);
 	f = bpf_map_lookup_elem(&flows, &answer);
 	if (f && f->kind == REVERSE && (is_closing(f->state) || is_over(p->key.proto, f, now_s())))
@@ -100,7 +91,7 @@ static __noinline int forget(const struct packet *p)
 }
 
 // Sends a packet back through the device, to who sent it.
-static __always_inline int turn(struct __sk_buff *ctx, __u64 flags)
+static __noinline int turn(struct __sk_buff *ctx, __u64 flags)
 {
 	struct ethhdr eth;
 	__u8 mac[6];
@@ -124,6 +115,7 @@ static __always_inline struct endpoint *endpoint_of(const struct address *a)
 static __always_inline int arrive(struct __sk_buff *ctx)
 {
 	struct packet p = {};
+	struct flow_key t;
 
 	if (parse(ctx, &p) != PARSED)
 		return PASS;
@@ -138,15 +130,13 @@ static __always_inline int arrive(struct __sk_buff *ctx)
 	}
 	if (!has_ports(&p))
 		return PASS;
-	switch (translate_answer(ctx, &p)) {
+	switch (translate_answer(ctx, &p, &t)) {
+	case BROKEN:
+		return drop(ctx, COUNT_INVALID);
 	case TRANSLATED:
 		count(ctx, COUNT_TRANSLATED);
-		return PASS;
-	case LOST:
-		return drop(ctx, COUNT_INVALID);
-	default:
-		return PASS;
 	}
+	return PASS;
 }
 #endif
 
@@ -199,26 +189,23 @@ int from_pod(struct __sk_buff *ctx)
 			// What doesn't go straight is translated next to the client: in the stack it has the
 			// addresses that its routes are for.
 			else if (straight)
-				switch (translate_answer(ctx, &p)) {
+				switch (translate_answer(ctx, &p, &t)) {
+				case BROKEN:
+					return drop(ctx, COUNT_INVALID);
 				case TRANSLATED:
 					count(ctx, COUNT_TRANSLATED);
-					break;
-				case LOST:
-					return drop(ctx, COUNT_INVALID);
-				default:
-					break;
 				}
 		} else {
-			switch (translate_to_service(ctx, &p, &t, &kind)) {
+			switch (translate_to_service(ctx, &p, 1, &t, &kind)) {
 			case LEFT:
 				return PASS;
 			case REFUSED:
 				count(ctx, COUNT_NO_BACKEND);
 				return refuse(ctx, &p, 0);
-			case LOST:
+			case NO_ROOM:
 				return drop(ctx, COUNT_NO_ROOM);
-			case TRANSLATED:
-				break;
+			case BROKEN:
+				return drop(ctx, COUNT_INVALID);
 			}
 			count(ctx, COUNT_TRANSLATED);
 			if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
@@ -305,7 +292,8 @@ int pod_egress(struct __sk_buff *ctx)
 	} else {
 		if (!has_ports(&p))
 			return PASS;
-		switch (translate_to_service(ctx, &p, &t, &kind)) {
+		// Most of what leaves here is for neighbours, and shall cost next to nothing.
+		switch (translate_to_service(ctx, &p, 0, &t, &kind)) {
 		case LEFT:
 			if (is_syn(&p))
 				forget(&p);
@@ -313,10 +301,10 @@ int pod_egress(struct __sk_buff *ctx)
 		case REFUSED:
 			count(ctx, COUNT_NO_BACKEND);
 			return refuse(ctx, &p, BPF_F_INGRESS);
-		case LOST:
+		case NO_ROOM:
 			return drop(ctx, COUNT_NO_ROOM);
-		case TRANSLATED:
-			break;
+		case BROKEN:
+			return drop(ctx, COUNT_INVALID);
 		}
 	}
 	count(ctx, COUNT_TRANSLATED);

@@ -16,6 +16,7 @@ struct packet {
 	__u8 tcp_flags; // byte 13 of the TCP header
 	__u8 icmp_type;
 	__u8 fragment; // FRAGMENT_*
+	__u8 hops;     // time to live, or hop limit
 };
 
 enum { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
@@ -46,25 +47,38 @@ static __always_inline int pull(struct __sk_buff *ctx, __u32 n)
 	return ctx->len < n ? -1 : bpf_skb_pull_data(ctx, n);
 }
 
-// Reads the ports and what else is asked about the transport header, of which the packet has `left` bytes by its own
-// word.
-static __always_inline enum parsed parse_transport(struct __sk_buff *ctx, struct packet *p, __u32 left)
+// Copies n bytes of the packet: directly, if they are there, and else by a call. Where `at` is a constant this takes a
+// few instructions; n is one.
+static __always_inline int copy(struct __sk_buff *ctx, __u32 at, void *to, __u32 n)
+{
+	void *data = (void *)(long)ctx->data;
+
+	if (__builtin_constant_p(at) && data + at + n <= (void *)(long)ctx->data_end) {
+		memcpy(to, data + at, n);
+		return 0;
+	}
+	return bpf_skb_load_bytes(ctx, at, to, n);
+}
+
+// Reads the ports and what else is asked about the transport header at `at`, of which the packet has `left` bytes by
+// its own word.
+static __always_inline enum parsed parse_transport(struct __sk_buff *ctx, struct packet *p, __u32 at, __u32 left)
 {
 	__u8 head[14];
 
 	switch (p->key.proto) {
 	case IPPROTO_TCP:
-		if (left < TCP_SIZE || bpf_skb_load_bytes(ctx, p->l4, head, 14))
+		if (left < TCP_SIZE || copy(ctx, at, head, 14))
 			return INVALID;
 		p->tcp_flags = head[13];
 		break;
 	case IPPROTO_UDP:
-		if (left < UDP_SIZE || bpf_skb_load_bytes(ctx, p->l4, head, 4))
+		if (left < UDP_SIZE || copy(ctx, at, head, 4))
 			return INVALID;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if (left < ICMP_SIZE || bpf_skb_load_bytes(ctx, p->l4, head, 8))
+		if (left < ICMP_SIZE || bpf_skb_load_bytes(ctx, at, head, 8))
 			return INVALID;
 		p->icmp_type = head[0];
 		if (p->v6 ? head[0] == 128 || head[0] == 129 : head[0] == 0 || head[0] == 8) {
@@ -99,6 +113,7 @@ static __always_inline enum parsed parse4(struct __sk_buff *ctx, struct packet *
 	ipv4(&p->key.src, ip->saddr);
 	ipv4(&p->key.dst, ip->daddr);
 	p->key.proto = ip->protocol;
+	p->hops = ip->ttl;
 	p->l4 = L3 + head;
 	fragment = bpf_ntohs(ip->frag_off);
 	if (fragment & 0x3fff) {
@@ -107,7 +122,9 @@ static __always_inline enum parsed parse4(struct __sk_buff *ctx, struct packet *
 		if (p->fragment == FRAGMENT_LATER)
 			return PARSED;
 	}
-	return parse_transport(ctx, p, total - head);
+	if (head == sizeof(*ip))
+		return parse_transport(ctx, p, L3 + sizeof(*ip), total - sizeof(*ip));
+	return parse_transport(ctx, p, p->l4, total - head);
 }
 
 // Reads over the extension headers of an IPv6 packet. What lies behind more of them than anybody sends, or behind a
@@ -164,14 +181,17 @@ static __always_inline enum parsed parse6(struct __sk_buff *ctx, struct packet *
 	p->v6 = 1;
 	memcpy(&p->key.src, &ip->saddr, 32);
 	p->key.proto = ip->nexthdr;
+	p->hops = ip->hop_limit;
 	p->l4 = L3 + sizeof(*ip);
 	end = ip->payload_len ? p->l4 + bpf_ntohs(ip->payload_len) : ctx->len;
+	if (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP)
+		return parse_transport(ctx, p, L3 + sizeof(*ip), end - L3 - sizeof(*ip));
 	if (parse_extensions(ctx, p) == INVALID)
 		return INVALID;
 	if (p->fragment == FRAGMENT_LATER)
 		return PARSED;
 	left = end > p->l4 ? end - p->l4 : 0;
-	return parse_transport(ctx, p, left);
+	return parse_transport(ctx, p, p->l4, left);
 }
 
 // Reads a packet that starts with an Ethernet header. Frames with a VLAN tag aren't ours: NOT_IP.

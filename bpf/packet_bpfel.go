@@ -28,6 +28,7 @@ const (
 	packetMapMaglev2039s    = "maglev_2039s"
 	packetMapMaglev4093s    = "maglev_4093s"
 	packetMapMaglev65521s   = "maglev_65521s"
+	packetMapMarked         = "marked"
 	packetMapMembers        = "members"
 	packetMapNamespaces     = "namespaces"
 	packetMapSlots          = "slots"
@@ -110,6 +111,7 @@ type packetMapSpecs struct {
 	Maglev2039s   *ebpf.MapSpec `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.MapSpec `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.MapSpec `ebpf:"maglev_65521s"`
+	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -158,6 +160,7 @@ type packetMaps struct {
 	Maglev2039s   *ebpf.Map `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.Map `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.Map `ebpf:"maglev_65521s"`
+	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -180,6 +183,7 @@ func (m *packetMaps) Close() error {
 		m.Maglev2039s,
 		m.Maglev4093s,
 		m.Maglev65521s,
+		m.Marked,
 		m.Members,
 		m.Namespaces,
 		m.Slots,

@@ -27,10 +27,10 @@ type skb struct {
 // path is the packet programs with maps of their own. All of them see device 1, lo.
 type path struct {
 	*ebpf.Collection
-	t *testing.T
+	t testing.TB
 }
 
-func newPath(t *testing.T, object string, settings map[string]uint32) *path {
+func newPath(t testing.TB, object string, settings map[string]uint32) *path {
 	t.Helper()
 	kindtest.NeedRoot(t)
 	spec, err := Spec(object)
@@ -169,7 +169,7 @@ func backendID(b netip.AddrPort) uint64 {
 	return binary.LittleEndian.Uint64(a[8:]) ^ uint64(b.Port())
 }
 
-func seconds(t *testing.T) uint32 {
+func seconds(t testing.TB) uint32 {
 	t.Helper()
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

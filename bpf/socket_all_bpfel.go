@@ -28,6 +28,7 @@ const (
 	socket_allMapMaglev2039s   = "maglev_2039s"
 	socket_allMapMaglev4093s   = "maglev_4093s"
 	socket_allMapMaglev65521s  = "maglev_65521s"
+	socket_allMapMarked        = "marked"
 	socket_allMapMembers       = "members"
 	socket_allMapNamespaces    = "namespaces"
 	socket_allMapSlots         = "slots"
@@ -114,6 +115,7 @@ type socket_allMapSpecs struct {
 	Maglev2039s   *ebpf.MapSpec `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.MapSpec `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.MapSpec `ebpf:"maglev_65521s"`
+	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -160,6 +162,7 @@ type socket_allMaps struct {
 	Maglev2039s   *ebpf.Map `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.Map `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.Map `ebpf:"maglev_65521s"`
+	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -182,6 +185,7 @@ func (m *socket_allMaps) Close() error {
 		m.Maglev2039s,
 		m.Maglev4093s,
 		m.Maglev65521s,
+		m.Marked,
 		m.Members,
 		m.Namespaces,
 		m.Slots,

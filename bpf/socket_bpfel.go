@@ -28,6 +28,7 @@ const (
 	socketMapMaglev2039s   = "maglev_2039s"
 	socketMapMaglev4093s   = "maglev_4093s"
 	socketMapMaglev65521s  = "maglev_65521s"
+	socketMapMarked        = "marked"
 	socketMapMembers       = "members"
 	socketMapNamespaces    = "namespaces"
 	socketMapSlots         = "slots"
@@ -114,6 +115,7 @@ type socketMapSpecs struct {
 	Maglev2039s   *ebpf.MapSpec `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.MapSpec `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.MapSpec `ebpf:"maglev_65521s"`
+	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -160,6 +162,7 @@ type socketMaps struct {
 	Maglev2039s   *ebpf.Map `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.Map `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.Map `ebpf:"maglev_65521s"`
+	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -182,6 +185,7 @@ func (m *socketMaps) Close() error {
 		m.Maglev2039s,
 		m.Maglev4093s,
 		m.Maglev65521s,
+		m.Marked,
 		m.Members,
 		m.Namespaces,
 		m.Slots,

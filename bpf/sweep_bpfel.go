@@ -28,6 +28,7 @@ const (
 	sweepMapMaglev2039s   = "maglev_2039s"
 	sweepMapMaglev4093s   = "maglev_4093s"
 	sweepMapMaglev65521s  = "maglev_65521s"
+	sweepMapMarked        = "marked"
 	sweepMapMembers       = "members"
 	sweepMapNamespaces    = "namespaces"
 	sweepMapSlots         = "slots"
@@ -99,6 +100,7 @@ type sweepMapSpecs struct {
 	Maglev2039s   *ebpf.MapSpec `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.MapSpec `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.MapSpec `ebpf:"maglev_65521s"`
+	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -146,6 +148,7 @@ type sweepMaps struct {
 	Maglev2039s   *ebpf.Map `ebpf:"maglev_2039s"`
 	Maglev4093s   *ebpf.Map `ebpf:"maglev_4093s"`
 	Maglev65521s  *ebpf.Map `ebpf:"maglev_65521s"`
+	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -168,6 +171,7 @@ func (m *sweepMaps) Close() error {
 		m.Maglev2039s,
 		m.Maglev4093s,
 		m.Maglev65521s,
+		m.Marked,
 		m.Members,
 		m.Namespaces,
 		m.Slots,
