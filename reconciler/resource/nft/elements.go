@@ -75,47 +75,67 @@ func encode(t Table) (sets, map[string]chain) {
 	return s, chains
 }
 
-// difference returns the elements of two tables without those of frontends that are the same in both, and the chains of
-// both tables. It costs little where little differs.
-func difference(from, to Table) (was, is sets, picked, picking map[string]chain) {
-	before := make(map[frontendID]resource.Frontend, len(from.Frontends))
-	picked, picking = map[string]chain{}, map[string]chain{}
-	count := func(f resource.Frontend, chains ...map[string]chain) {
-		if c, ok := chainOf(f); ok {
-			name := c.name()
-			for _, m := range chains {
-				m[name] = c
+// delta is how to get from one table to another.
+type delta struct {
+	gone, fresh sets // elements; one that changes is in both
+	// drop and add are chains that nothing of the new table goes to, and that nothing of the old one went to.
+	drop, add map[string]chain
+}
+
+// difference costs little where little differs: both tables are in the same order, and of what is around the frontends
+// that differ, only as much is read as is needed to know that others use the same chain or backend.
+func difference(from, to Table) delta {
+	a, b := from.Frontends, to.Frontends
+	equal := func(x, y resource.Frontend) bool { return idOf(x) == idOf(y) && same(x, y) }
+	for len(a) > 0 && len(b) > 0 && equal(a[0], b[0]) {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && equal(a[len(a)-1], b[len(b)-1]) {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	was, drop := encode(Table{Frontends: a, Segments: from.Segments})
+	is, add := encode(Table{Frontends: b, Segments: to.Segments})
+	for name, elements := range was {
+		for key, e := range elements {
+			if now, ok := is[name][key]; ok && now == e {
+				delete(elements, key)
+				delete(is[name], key)
 			}
 		}
 	}
-	for _, f := range from.Frontends {
-		before[idOf(f)] = f
-	}
-	was, is = sets{}, sets{}
-	for _, set := range []string{servicesSet + "4", servicesSet + "6", slotsSet + "4", slotsSet + "6", hairpinSet + "4", hairpinSet + "6", segmentsSet} {
-		was[set], is[set] = map[string]element{}, map[string]element{}
-	}
-	for _, f := range to.Frontends {
-		old, ok := before[idOf(f)]
-		delete(before, idOf(f))
-		if ok && same(old, f) {
-			count(f, picked, picking)
-			continue
-		}
-		is.addFrontend(f)
-		count(f, picking)
-		if ok {
-			was.addFrontend(old)
-			count(old, picked)
+	both := func(name string) bool { _, x := drop[name]; _, y := add[name]; return x && y }
+	for name := range drop {
+		if both(name) {
+			delete(drop, name)
+			delete(add, name)
 		}
 	}
-	for _, f := range before {
-		was.addFrontend(f)
-		count(f, picked)
+	// What a frontend used that differs, or comes to use, others may use too.
+	unused(to, drop, was)
+	unused(from, add, is)
+	return delta{was, is, drop, add}
+}
+
+// unused takes away from chains and from the addresses of backends what a table uses.
+func unused(t Table, chains map[string]chain, s sets) {
+	v4, v6 := s[hairpinSet+"4"], s[hairpinSet+"6"]
+	for _, f := range t.Frontends {
+		if len(chains)+len(v4)+len(v6) == 0 {
+			return
+		}
+		if len(chains) > 0 {
+			if c, ok := chainOf(f); ok {
+				delete(chains, c.name())
+			}
+		}
+		if len(v4)+len(v6) > 0 {
+			for _, b := range f.Backends {
+				key := hairpinKey(b.Address)
+				delete(v4, key)
+				delete(v6, key)
+			}
+		}
 	}
-	was.addAround(from)
-	is.addAround(to)
-	return was, is, picked, picking
 }
 
 // frontendID is what tells frontends apart.
@@ -174,8 +194,7 @@ func (s sets) addAround(t Table) {
 		for _, b := range f.Backends {
 			if !seen[b.Address] {
 				seen[b.Address] = true
-				a := string(b.Address.AsSlice())
-				s[hairpinSet+string(family(b.Address))][a+a] = element{}
+				s[hairpinSet+string(family(b.Address))][hairpinKey(b.Address)] = element{}
 			}
 		}
 	}
@@ -188,6 +207,11 @@ func (s sets) addAround(t Table) {
 }
 
 const ifNameSize = 16
+
+func hairpinKey(a netip.Addr) string {
+	b := a.AsSlice()
+	return string(append(b, b...))
+}
 
 func frontendKey(f resource.Frontend) string {
 	b := append(f.Address.AsSlice(), protocolNumber(f.Protocol), 0, 0, 0)

@@ -18,17 +18,17 @@ import (
 func drain(from, to Table) (drained Table, any bool) {
 	drained = to
 	drained.Frontends = slices.Clone(to.Frontends)
-	index := make(map[string]int, len(to.Frontends))
+	index := map[frontendID]int{}
 	for i, f := range to.Frontends {
 		if f.Protocol == "UDP" {
-			index[f.Name()] = i
+			index[idOf(f)] = i
 		}
 	}
 	for _, was := range from.Frontends {
 		if was.Protocol != "UDP" {
 			continue
 		}
-		i, ok := index[was.Name()]
+		i, ok := index[idOf(was)]
 		if !ok {
 			if len(was.Backends) == 0 {
 				continue
@@ -80,10 +80,10 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 // staleFlows are those that a change of the table leaves behind.
 func staleFlows(from, to Table) stale {
 	s := stale{}
-	before := make(map[string][]netip.AddrPort, len(from.Frontends))
+	before := map[frontendID][]netip.AddrPort{}
 	for _, f := range from.Frontends {
 		if f.Protocol == "UDP" {
-			before[f.Name()] = backends(f)
+			before[idOf(f)] = backends(f)
 			s[netip.AddrPortFrom(f.Address, f.Port)] = nil
 		}
 	}
@@ -91,7 +91,7 @@ func staleFlows(from, to Table) stale {
 		if f.Protocol != "UDP" {
 			continue
 		}
-		was, there := before[f.Name()]
+		was, there := before[idOf(f)]
 		key, is := netip.AddrPortFrom(f.Address, f.Port), backends(f)
 		s[key] = is
 		if there && !slices.ContainsFunc(was, func(b netip.AddrPort) bool { return !slices.Contains(is, b) }) {

@@ -267,36 +267,23 @@ func change(h *host.Host, from, to Table) error {
 		return err
 	}
 	defer done()
-	was, is, picked, picking := difference(from, to)
-	added := newChains(h.Node, picking)
-	maps.DeleteFunc(added, func(name string, _ ruleChain) bool { return picking[name] == chain{} || picked[name] != chain{} })
-	addChains(c, added)
+	d := difference(from, to)
+	chains := newChains(h.Node, d.add)
+	maps.DeleteFunc(chains, func(name string, _ ruleChain) bool { _, add := d.add[name]; return !add })
+	addChains(c, chains)
 	all := newSets()
 	n := 0
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		gone, fresh := map[string]element{}, map[string]element{}
-		for key, e := range was[name] {
-			if now, ok := is[name][key]; !ok || now != e {
-				gone[key] = element{}
-			}
-		}
-		for key, e := range is[name] {
-			if before, ok := was[name][key]; !ok || before != e {
-				fresh[key] = e
-			}
-		}
-		if err := eachPart(all[name], gone, c.SetDeleteElements); err != nil {
+		if err := eachPart(all[name], d.gone[name], c.SetDeleteElements); err != nil {
 			return err
 		}
-		if err := eachPart(all[name], fresh, c.SetAddElements); err != nil {
+		if err := eachPart(all[name], d.fresh[name], c.SetAddElements); err != nil {
 			return err
 		}
-		n += len(gone) + len(fresh)
+		n += len(d.gone[name]) + len(d.fresh[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(picked)) {
-		if _, ok := picking[name]; !ok {
-			c.DelChain(&nftables.Chain{Table: table, Name: name})
-		}
+	for _, name := range slices.Sorted(maps.Keys(d.drop)) {
+		c.DelChain(&nftables.Chain{Table: table, Name: name})
 	}
 	if n == 0 {
 		return nil
