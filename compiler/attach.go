@@ -116,6 +116,7 @@ func (b *builder) open(p *pod, l link.Link, hostDev string) port {
 	l.Adopted = p.NetNS != ""
 	b.put(netns.NetNS{Name: p.name, Path: p.NetNS, From: p.path})
 	b.put(l)
+	b.wirings = append(b.wirings, wiring{p, l})
 	for _, key := range slices.Sorted(maps.Keys(p.Sysctls)) {
 		b.sysctl(p, d, key)
 	}

@@ -9,6 +9,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
 	"plumb.internal/plumb/reconciler/resource/route"
+	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
 var (
@@ -72,6 +73,7 @@ func (b *builder) detour(p *pod, others []*pod) {
 		i := slices.IndexFunc(p.addrs, func(a address) bool { return a.Is4() })
 		b.put(addr.Addr{Dev: l.Peer.Name, Prefix: host(p.addrs[i].cidr.gateway), Link: d.link, From: p.path})
 	}
+	b.forwardsOwn(p)
 	for _, o := range others {
 		for _, a := range o.addrs {
 			if !p.has(a.Is6()) {
@@ -83,6 +85,20 @@ func (b *builder) detour(p *pod, others []*pod) {
 					Dev: l.Name, Gateway: pairGateway(a), OnLink: true, Link: d.link, From: p.path,
 				})
 			}
+		}
+	}
+}
+
+// forwardsOwn lets the program that translates the pod's packets ask the pod's routes anew: the kernel answers only for a
+// device that may forward, and for that the program names lo, which nothing comes in by.
+func (b *builder) forwardsOwn(p *pod) {
+	if b.datapath.packet != objectPacket {
+		return
+	}
+	for _, v6 := range []bool{false, true} {
+		if p.has(v6) {
+			key := map[bool]string{false: "net.ipv4.conf.lo.forwarding", true: "net.ipv6.conf.lo.forwarding"}[v6]
+			b.put(sysctl.Sysctl{NetNS: p.name, Key: key, Value: "1", From: p.path})
 		}
 	}
 }

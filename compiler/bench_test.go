@@ -67,3 +67,30 @@ func BenchmarkGiveAddresses(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkServices compiles services of three backends each over 300 pods.
+func BenchmarkServices(b *testing.B) {
+	for _, n := range []int{10_000, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			cfg := many(300, "veth")
+			cfg.Services = make(map[string]schema.Service, n)
+			cfg.Tuning.Maps.Services = 2 * n
+			for i := range n {
+				s := schema.Service{
+					Addresses: []string{fmt.Sprintf("10.96.%d.%d", i>>8, i&255)},
+					Ports:     map[string]schema.Port{"http": {Port: 80, TargetPort: 8080}},
+				}
+				for k := range 3 {
+					s.Backends = append(s.Backends, schema.Backend{Pod: fmt.Sprintf("pod-%05d", (i+7*k)%300), Weight: &[]int{k + 1}[0]})
+				}
+				cfg.Services[fmt.Sprintf("svc-%05d", i)] = s
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Compile(cfg, "edge-1", acceptAll()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

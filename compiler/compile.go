@@ -67,6 +67,11 @@ type builder struct {
 	out   *Compiled
 	// lacking answers for each feature whether the kernel lacks it.
 	lacking map[features.Feature]bool
+
+	datapath  datapath
+	frontends []frontend
+	wirings   []wiring               // of all pods
+	programs  map[string]resource.ID // that are in the state, by name
 }
 
 func newBuilder(f *fleet, n *node, set *features.Set) *builder {
@@ -75,7 +80,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 		names: newNames(n, len(n.pods)),
 		out: &Compiled{
 			Node:  n.name,
-			State: make(resource.State, 14*len(n.pods)),
+			State: make(resource.State, 16*len(n.pods)+2*len(f.services)),
 			Pods:  make([]PodView, 0, len(n.pods)),
 		},
 		lacking: map[features.Feature]bool{},
@@ -96,6 +101,8 @@ func (b *builder) settle() {
 	b.give(b.node, b.node.unaddressed())
 	b.checkIPv6()
 	b.settleMTUs()
+	b.settleServices()
+	b.settleDatapath()
 }
 
 // checkIPv6 finds IPv6 ranges on a kernel without IPv6: one mistake, though every pod has an address of them.
@@ -112,10 +119,9 @@ func (b *builder) checkIPv6() {
 
 // build makes the resources. Everything that could be wrong with the configuration has been said before.
 func (b *builder) build() {
-	if len(b.node.pods) == 0 {
-		return
+	if len(b.node.pods) > 0 {
+		b.root()
 	}
-	b.root()
 	segments := segmentsOf(b.node)
 	for _, s := range segments {
 		b.wire(s)
@@ -123,6 +129,7 @@ func (b *builder) build() {
 	for _, s := range segments {
 		b.join(s, segments)
 	}
+	b.buildDatapath(segments)
 	slices.SortFunc(b.out.Pods, func(x, y PodView) int { return cmp.Compare(x.Name, y.Name) })
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,7 +54,9 @@ func render(c *Compiled) string {
 			fmt.Fprintf(&b, "%s:\n", o)
 		}
 		r := c.State[id]
-		fmt.Fprintf(&b, "  %s  # %s\n", resource.Describe(r), r.Origin())
+		// What programs are compiled to is no business of these files.
+		line := programHash.ReplaceAllString(resource.Describe(r), "$1.HASH")
+		fmt.Fprintf(&b, "  %s  # %s\n", line, r.Origin())
 	}
 	for _, p := range c.Pods {
 		fmt.Fprintf(&b, "view: %s %s %s %v host %s at %s\n", p.Name, p.Attach, p.Interface, p.Addresses, p.HostDev, p.NetNSPath)
@@ -66,6 +69,8 @@ func render(c *Compiled) string {
 	}
 	return b.String()
 }
+
+var programHash = regexp.MustCompile(`(\w)\.[0-9a-f]{12}\b`)
 
 func owner(id resource.ID) string {
 	if id.Kind == "netns" {

@@ -12,9 +12,10 @@ import (
 
 // fleet is a whole configuration with its defaults merged and its places known.
 type fleet struct {
-	cfg   *schema.Config
-	nodes []*node // in the order of names, as are pods
-	pods  []*pod
+	cfg      *schema.Config
+	nodes    []*node // in the order of names, as are pods and services
+	pods     []*pod
+	services []*service
 	problems
 }
 
@@ -44,8 +45,10 @@ func readFleet(cfg *schema.Config) *fleet {
 		byName[name] = n
 	}
 	f.readPods(byName)
+	f.readServices()
 	refuseUnbuilt(f)
 	f.check()
+	f.checkFrontends()
 	return f
 }
 

@@ -126,15 +126,20 @@ func (p *pod) merge(node, all *schema.Pod) {
 	} else if len(p.Addresses) == 0 && len(all.Addresses) > 0 {
 		p.Addresses, p.addrsFrom = all.Addresses, inDefaults
 	}
-	if len(node.Sysctls)+len(all.Sysctls) > 0 {
-		merged := maps.Clone(all.Sysctls)
-		if merged == nil {
-			merged = map[string]string{}
-		}
-		maps.Copy(merged, node.Sysctls)
-		maps.Copy(merged, p.Sysctls)
-		p.Sysctls = merged
+	p.Sysctls = mergeWords(p.Sysctls, node.Sysctls, all.Sysctls)
+	p.Labels = mergeWords(p.Labels, node.Labels, all.Labels)
+}
+
+// mergeWords adds to a pod's own words those of its defaults, the nearest of each name.
+func mergeWords(own, node, all map[string]string) map[string]string {
+	if len(node)+len(all) == 0 {
+		return own
 	}
+	merged := make(map[string]string, len(own)+len(node)+len(all))
+	for _, m := range []map[string]string{all, node, own} {
+		maps.Copy(merged, m)
+	}
+	return merged
 }
 
 // pick takes the first value that is set, nearest first, and notes where.

@@ -31,19 +31,24 @@ func (f *fleet) check() {
 	}
 }
 
-// checkCIDRs finds ranges that overlap, within a node and between nodes.
-func (f *fleet) checkCIDRs() {
+// sortedCIDRs are the ranges of all nodes, such that those that hold one stand before it.
+func (f *fleet) sortedCIDRs() []*cidr {
 	var all []*cidr
 	for _, n := range f.nodes {
 		all = append(all, n.cidrs...)
 	}
-	// In this order the ranges that hold one stand before it, and the last that reaches furthest tells.
 	slices.SortStableFunc(all, func(a, b *cidr) int {
 		if c := a.Addr().Compare(b.Addr()); c != 0 {
 			return c
 		}
 		return a.Bits() - b.Bits()
 	})
+	return all
+}
+
+// checkCIDRs finds ranges that overlap, within a node and between nodes.
+func (f *fleet) checkCIDRs() {
+	all := f.sortedCIDRs() // the last that reaches furthest tells
 	var outer *cidr
 	for _, c := range all {
 		if outer != nil && outer.Overlaps(c.Prefix) {

@@ -9,18 +9,15 @@ import (
 )
 
 // refuseUnbuilt refuses the fields whose feature this version doesn't have. A field that says what happens anyway passes:
-// "auto", or native routing.
+// "auto", native routing, traffic of
+// the whole cluster.
 func refuseUnbuilt(f *fleet) {
 	cfg, ps := f.cfg, &f.problems
 	refuse := func(path string) {
 		name := path[strings.LastIndexByte(path, '.')+1:]
 		ps.add(path, "", "%s isn't supported by this version of plumb; remove the field", name)
 	}
-	// The first entry stands for all of them.
-	if len(cfg.Services) > 0 {
-		ps.add(field("services", slices.Min(slices.Collect(maps.Keys(cfg.Services)))), "", "services aren't supported by this version of plumb; remove the field")
-	}
-	if len(cfg.Checks) > 0 {
+	if len(cfg.Checks) > 0 { // the first one stands for all of them
 		ps.add(field("checks", slices.Min(slices.Collect(maps.Keys(cfg.Checks)))), "", "checks aren't supported by this version of plumb; remove the field")
 	}
 	unbuiltRouting("routing", &cfg.Routing, refuse)
@@ -33,6 +30,32 @@ func refuseUnbuilt(f *fleet) {
 	}
 	for _, p := range f.pods {
 		unbuiltPod(p.path, &p.Pod, refuse)
+	}
+	for _, s := range f.services {
+		s.unbuilt(refuse)
+	}
+}
+
+func (s *service) unbuilt(refuse func(string)) {
+	for _, p := range s.ports {
+		if p.NodePort != 0 {
+			refuse(field(s.path+".ports", p.name) + ".nodePort")
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		asked bool
+	}{
+		{"externalAddresses", len(s.ExternalAddresses) > 0},
+		{"sourceRanges", len(s.SourceRanges.Allow)+len(s.SourceRanges.Deny) > 0},
+		{"forwarding", asks(s.Forwarding)},
+		{"externalTrafficPolicy", s.ExternalTrafficPolicy == "local"},
+		{"internalTrafficPolicy", s.InternalTrafficPolicy == "local"},
+		{"health", s.Health != schema.Health{}},
+	} {
+		if f.asked {
+			refuse(s.path + "." + f.name)
+		}
 	}
 }
 
@@ -58,8 +81,7 @@ func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
 	}{
 		{"mode", r.Mode != "" && r.Mode != "native"},
 		{"directNodeRoutes", r.DirectNodeRoutes != nil},
-		{"hostRouting", asks(r.HostRouting)},
-		{"services", asks(r.Services)},
+		{"hostRouting", r.HostRouting == "bpf"},
 		{"masquerade", asks(r.Masquerade)},
 		{"masqueradeExclude", len(r.MasqueradeExclude) > 0},
 		{"nodePortRange", r.NodePortRange != ""},
@@ -82,7 +104,6 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		{"conntrackBypass", asks(t.ConntrackBypass)},
 		{"xdp", asks(t.XDP)},
 		{"congestionControl", asks(t.CongestionControl)},
-		{"maps", t.Maps != (schema.Maps{})},
 		{"host", h.CPUGovernor != "" || asks(h.IRQBalance) || len(h.IRQAffinity) > 0 || h.Profile != ""},
 	} {
 		if f.asked {

@@ -21,20 +21,23 @@ import (
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/bench/gen"
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/schema"
 )
 
 // figure is one run.
 type figure struct {
-	Time   time.Duration
-	PeakKB int
+	Time    time.Duration // of loading: from files to a checked configuration
+	Compile time.Duration // from there to what should be; plumb alone
+	PeakKB  int
 }
 
 func main() {
 	if compiler.RunEvaluator() {
 		return
 	}
-	n := flag.Int("n", 1000, "pods, and as many services")
+	n := flag.Int("n", 1000, "pods")
+	services := flag.Int("services", -1, "services with three backends each; as many as pods if left out")
 	runs := flag.Int("runs", 7, "runs of each, the median is printed")
 	form := flag.String("form", string(gen.Literal), "literal, files or comprehension")
 	plain := flag.Bool("plain", true, "measure plain CUE too")
@@ -45,7 +48,11 @@ func main() {
 	if *one != "" {
 		err = runOne(*one, *dir)
 	} else {
-		err = compare(*n, *runs, gen.Form(*form), *plain)
+		size := gen.Size{Pods: *n, Services: *services}
+		if *services < 0 {
+			size.Services = *n
+		}
+		err = compare(size, *runs, gen.Form(*form), *plain)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -53,13 +60,13 @@ func main() {
 	}
 }
 
-func compare(n, runs int, form gen.Form, plain bool) error {
+func compare(size gen.Size, runs int, form gen.Form, plain bool) error {
 	dir, err := os.MkdirTemp("", "plumb-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := gen.Write(dir, n, form); err != nil {
+	if err := gen.Write(dir, size, form); err != nil {
 		return err
 	}
 	// cue reads the schema from the folder, as plumb init leaves it there.
@@ -68,7 +75,7 @@ func compare(n, runs int, form gen.Form, plain bool) error {
 		return err
 	}
 	defer os.RemoveAll(vendored)
-	if err := gen.Write(vendored, n, form); err != nil {
+	if err := gen.Write(vendored, size, form); err != nil {
 		return err
 	}
 	for name, text := range schema.Vendored() {
@@ -106,16 +113,28 @@ func compare(n, runs int, form gen.Form, plain bool) error {
 	}
 	for _, what := range whats {
 		fs := figures[what]
-		slices.SortFunc(fs, func(a, b figure) int { return int(a.Time - b.Time) })
-		peaks := make([]int, 0, len(fs))
+		var loads, compiles []time.Duration
+		var peaks []int
 		for _, f := range fs {
-			peaks = append(peaks, f.PeakKB)
+			loads, compiles, peaks = append(loads, f.Time), append(compiles, f.Compile), append(peaks, f.PeakKB)
 		}
-		slices.Sort(peaks)
-		fmt.Printf("%-6s %s %d+%d: %v (%v to %v), peak %d MB (%d to %d), %d runs\n", what, form, n, n, fs[len(fs)/2].Time.Round(time.Millisecond),
-			fs[0].Time.Round(time.Millisecond), fs[len(fs)-1].Time.Round(time.Millisecond), peaks[len(peaks)/2]>>10, peaks[0]>>10, peaks[len(peaks)-1]>>10, len(fs))
+		fmt.Printf("%-6s %s %d+%d: load %s, peak %s MB, %d runs\n", what, form, size.Pods, size.Services,
+			spread(loads, time.Millisecond), spread(peaks, 1<<10), len(fs))
+		if what == "plumb" {
+			fmt.Printf("%-6s %s %d+%d: compile %s\n", what, form, size.Pods, size.Services, spread(compiles, time.Millisecond))
+		}
 	}
 	return nil
+}
+
+// spread is the median with the least and the most, in units.
+func spread[T int | time.Duration](xs []T, unit T) string {
+	slices.Sort(xs)
+	in := func(x T) any { return any((x + unit/2) / unit) }
+	if _, ok := any(unit).(time.Duration); ok {
+		in = func(x T) any { return (x + unit/2) / unit * unit }
+	}
+	return fmt.Sprintf("%v (%v to %v)", in(xs[len(xs)/2]), in(xs[0]), in(xs[len(xs)-1]))
 }
 
 func runOne(what, dir string) error {
@@ -133,7 +152,13 @@ func runOne(what, dir string) error {
 		for _, child := range children() {
 			f.PeakKB += peak(child)
 		}
-		runtime.KeepAlive(s)
+		start = time.Now()
+		c, err := compiler.Compile(s.Config, "bench", &features.Set{AcceptAll: true})
+		f.Compile = time.Since(start)
+		if err != nil {
+			return err
+		}
+		runtime.KeepAlive(c)
 		s.Close()
 	case "cue":
 		insts := load.Instances([]string{"."}, &load.Config{Dir: dir})

@@ -1,0 +1,160 @@
+package compiler
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
+	"plumb.internal/plumb/reconciler/resource/bpfmap"
+	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/schema"
+)
+
+// Objects of package bpf, and their programs.
+const (
+	objectSocket    = "socket"
+	objectSocketAll = "socket_all" // acts for every process of the cgroup
+	objectPacket    = "packet"
+	objectForward   = "forward" // packet without services
+	objectSweep     = "sweep"   // forgets flows that are over; it has one program, of its own name
+)
+
+// cgroupHooks are the socket programs; each sits on the hook of its name.
+var cgroupHooks = []struct {
+	name  string
+	needs features.Feature
+	// optional hooks only make the others better.
+	optional bool
+}{
+	{"connect4", features.CgroupConnect4, false},
+	{"connect6", features.CgroupConnect6, false},
+	{"sendmsg4", features.CgroupSendmsg4, false},
+	{"sendmsg6", features.CgroupSendmsg6, false},
+	{"recvmsg4", features.CgroupRecvmsg4, false},
+	{"recvmsg6", features.CgroupRecvmsg6, false},
+	{"getpeername4", features.CgroupGetpeername4, true},
+	{"getpeername6", features.CgroupGetpeername6, true},
+	{"sock_release", features.CgroupSockRelease, true}, // without it, what sockets leave goes when others need the room
+}
+
+// datapath is which eBPF programs a node has, and what they use.
+type datapath struct {
+	way      string // of services; "" without any
+	socket   string // the object on the cgroup; "" for none
+	packet   string // the object on devices; "" for none
+	hook     string // how it is attached to devices
+	redirect bool   // packets go straight to pods of this node
+	sizes    mapSizes
+}
+
+// services reports whether there are services in eBPF maps.
+func (d *datapath) services() bool { return d.socket != "" || d.packet == objectPacket }
+
+// wiring is a pod's device, as far as the data path has to know it.
+type wiring struct {
+	*pod
+	link link.Link
+}
+
+// settleDatapath decides which programs the node has, and checks that its maps are large enough.
+func (b *builder) settleDatapath() {
+	d := &b.datapath
+	d.way = b.chooseWay()
+	switch d.way {
+	case waySocket, wayBoth:
+		d.socket = objectSocket
+		if !b.set.Supports(features.NetNSCookie) {
+			d.socket = objectSocketAll
+		}
+	case wayPacket:
+		b.warn("the node's own processes don't reach services: packets are translated on the links of pods, and theirs take none of those")
+	case wayNftables:
+		b.checkMaglev()
+	}
+	if len(b.node.pods) > 0 && len(b.services) > 0 {
+		b.settleDevices()
+	}
+	if d.socket == "" && d.packet == "" {
+		return
+	}
+	d.sizes = b.sizeMaps()
+	used := b.usedMaps()
+	b.checkSizes(d.sizes, used)
+	if d.services() {
+		b.sayMapSizes(used)
+	}
+}
+
+// settleDevices decides on the programs on devices: services per packet, the check of source addresses, and the short way
+// between pods of the node.
+func (b *builder) settleDevices() {
+	d := &b.datapath
+	why := ""
+	if !b.set.Supports(features.GlobalData) {
+		why = lacks(b.set, features.GlobalData)
+	}
+	switch {
+	case b.set.Supports(features.TCX):
+		d.hook = bpflink.TCX
+	case b.set.Supports(features.Clsact):
+		d.hook = bpflink.Clsact
+	default:
+		why = lacks(b.set, features.Clsact)
+	}
+	if why != "" {
+		b.warn("pods can send from any address, and what they send each other goes through the node's stack: %s", why)
+		return
+	}
+	d.packet = objectForward
+	if d.way == wayPacket || d.way == wayBoth {
+		d.packet = objectPacket
+	}
+	// Answers must pass the stack where it is the stack that translates.
+	d.redirect = d.way != wayNftables && b.set.Supports(features.RedirectPeer) && !b.legacyRouting()
+}
+
+// legacyRouting reports whether the files ask for the way through the node's stack.
+func (b *builder) legacyRouting() bool {
+	if cmp.Or(b.node.Routing.HostRouting, b.cfg.Routing.HostRouting) != "legacy" {
+		return false
+	}
+	b.choice("routing.hostRouting", "legacy", "legacy", "the files ask for it: what pods of this node send each other goes through its stack, where its firewall sees it")
+	return true
+}
+
+// checkMaglev finds services that nftables can't carry.
+func (b *builder) checkMaglev() {
+	for _, s := range b.services {
+		if s.algorithm() == resource.Maglev {
+			b.add(s.path+".algorithm", "", "nftables has no Maglev tables, and node %s carries services by nftables", b.node.name)
+		}
+	}
+}
+
+// sayMapSizes makes the sizes of maps a choice that plan shows.
+func (b *builder) sayMapSizes(used map[string]resource.ID) {
+	settings := b.mapsSettings()
+	var total int64
+	for base := range used {
+		total += bpfmap.Bytes(base, b.datapath.sizes.of(base))
+	}
+	var learnt []string
+	for _, m := range learntMaps {
+		if _, ok := used[m.base]; ok {
+			learnt = append(learnt, fmt.Sprintf("%s %d", m.base, b.datapath.sizes[m.base]))
+		}
+	}
+	share := fmt.Sprintf("the least there is for what is learnt (%s), as the machine's memory isn't known", strings.Join(learnt, ", "))
+	if b.set.Host != nil {
+		share = fmt.Sprintf("%g of %s of memory for what is learnt (%s)", settings.Ratio, mebibytes(b.set.Host.MemoryBytes), strings.Join(learnt, ", "))
+	}
+	reason := fmt.Sprintf("when they are full; %s; room for %d services", share, settings.Services)
+	wanted := "auto"
+	if b.cfg.Tuning.Maps != b.node.Tuning.Maps || b.cfg.Tuning.Maps != (schema.Maps{}) {
+		wanted = fmt.Sprintf("ratio %g, services %d", settings.Ratio, settings.Services)
+	}
+	b.choice("tuning.maps", wanted, mebibytes(total), reason)
+}

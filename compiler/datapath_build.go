@@ -1,0 +1,242 @@
+package compiler
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
+	"plumb.internal/plumb/reconciler/resource/bpfmap"
+	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/endpoint"
+	"plumb.internal/plumb/reconciler/resource/nft"
+	svc "plumb.internal/plumb/reconciler/resource/service"
+)
+
+// buildDatapath makes the maps, programs and attachments of the node, and what is in the maps.
+func (b *builder) buildDatapath(segments []*segment) {
+	d := &b.datapath
+	if d.way == wayNftables {
+		b.buildTable(segments)
+	}
+	used := b.usedMaps()
+	for _, base := range slices.Sorted(maps.Keys(used)) {
+		b.put(bpfmap.Of(base, d.sizes.of(base), b.node.path))
+	}
+	b.programs = map[string]resource.ID{}
+	if d.socket != "" {
+		b.attachCgroup(used)
+	}
+	if d.packet != "" {
+		b.attachDevices(used)
+	}
+	if b.sweeps() {
+		b.program(objectSweep, objectSweep, nil, used, []features.Feature{features.Timers})
+	}
+	b.buildEndpoints(used)
+	if d.services() {
+		b.buildServices(used)
+	}
+}
+
+// buildTable carries services by nftables.
+func (b *builder) buildTable(segments []*segment) {
+	t := nft.Table{From: "services"}
+	for _, s := range segments {
+		if s.dev != "" {
+			t.Segments = append(t.Segments, s.dev)
+		}
+	}
+	slices.Sort(t.Segments)
+	for i := range b.frontends {
+		t.Frontends = append(t.Frontends, b.frontends[i].Frontend)
+	}
+	slices.SortFunc(t.Frontends, func(x, y resource.Frontend) int { return strings.Compare(x.Name(), y.Name()) })
+	b.put(t)
+}
+
+// usedMaps are the maps that the node's programs use, by base.
+type usedMaps map[string]resource.ID
+
+func (b *builder) usedMaps() usedMaps {
+	d := &b.datapath
+	used := usedMaps{}
+	add := func(object, program string) {
+		for _, base := range bpfprog.Maps(object, program) {
+			used[base] = bpfmap.For(base, bpfmap.Version(base), d.sizes.of(base))
+		}
+	}
+	if d.socket != "" {
+		for _, h := range b.hooks() {
+			add(d.socket, h)
+		}
+	}
+	if d.packet != "" {
+		for _, p := range b.node.pods {
+			for _, program := range devicePrograms(p.child(), d.packet == objectPacket) {
+				add(d.packet, program)
+			}
+		}
+		if b.sweeps() {
+			add(objectSweep, objectSweep)
+		}
+	}
+	return used
+}
+
+// program puts a program into the state, once, and returns its ID.
+func (b *builder) program(object, base string, settings map[string]uint32, used usedMaps, needs []features.Feature) resource.ID {
+	if id, ok := b.programs[base]; ok {
+		return id
+	}
+	p := bpfprog.Of(object, base, settings, only(used, slices.Sorted(maps.Keys(used))...), b.node.path)
+	p.Needs = needs
+	b.put(p)
+	b.programs[base] = p.ID()
+	return p.ID()
+}
+
+// sweeps reports whether a timer of the kernel's forgets flows that are over.
+func (b *builder) sweeps() bool {
+	return b.datapath.packet == objectPacket && b.set.Supports(features.Timers)
+}
+
+// hooks are those of the cgroup that the kernel has.
+func (b *builder) hooks() []string {
+	var names []string
+	for _, h := range cgroupHooks {
+		if !h.optional || b.set.Supports(h.needs) {
+			names = append(names, h.name)
+		}
+	}
+	return names
+}
+
+func (b *builder) attachCgroup(used usedMaps) {
+	way := bpflink.Attach
+	if b.set.Supports(features.LinkCgroup) {
+		way = bpflink.Link
+	}
+	for _, name := range b.hooks() {
+		b.put(bpflink.Attachment{
+			Hook: name, Way: way, From: b.node.path,
+			Program: b.program(b.datapath.socket, name, nil, used, nil),
+		})
+	}
+}
+
+// devicePrograms are those that a pod needs. On a pair they sit on the end that the pod can't get at; children of an uplink
+// have no such end: there, services are translated inside the pod, and sources are checked on the uplink.
+func devicePrograms(child, services bool) []string {
+	switch {
+	case child && services:
+		return []string{"pod_egress", "pod_ingress", "uplink_egress", "uplink_ingress"}
+	case child:
+		return []string{"uplink_egress", "uplink_ingress"}
+	case services:
+		return []string{"from_pod", "to_pod"}
+	}
+	return []string{"from_pod"}
+}
+
+func (b *builder) attachDevices(used usedMaps) {
+	d := &b.datapath
+	settings := map[string]uint32{"source_check": 1, "redirect": 0}
+	needs := []features.Feature{features.GlobalData}
+	if d.redirect {
+		settings["redirect"] = 1
+		needs = append(needs, features.RedirectPeer)
+	}
+	if d.packet == objectPacket {
+		needs = append(needs, features.MapLRUHash)
+	}
+	done := map[resource.ID]bool{} // an uplink has the programs once, for all its children
+	for _, w := range b.wirings {
+		for _, program := range devicePrograms(w.child(), d.packet == objectPacket) {
+			a := bpflink.Attachment{Way: d.hook, Link: w.link.ID(), From: w.path}
+			switch program {
+			case "from_pod":
+				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Ingress
+			case "to_pod":
+				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Egress
+			case "pod_egress":
+				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Egress
+			case "pod_ingress":
+				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Ingress
+			case "uplink_egress":
+				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Egress, resource.ID{}
+			case "uplink_ingress":
+				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Ingress, resource.ID{}
+			}
+			if done[a.ID()] {
+				continue
+			}
+			done[a.ID()] = true
+			a.Program = b.program(d.packet, program, settings, used, needs)
+			b.put(a)
+		}
+	}
+}
+
+// buildEndpoints tells the programs of the node's pods, and the socket programs of the node itself.
+func (b *builder) buildEndpoints(used usedMaps) {
+	if _, ok := used["namespaces"]; ok {
+		b.put(endpoint.Endpoint{Socket: true, Maps: only(used, "namespaces"), From: b.node.path})
+	}
+	in := only(used, "endpoints", "macs", "namespaces")
+	if len(in) == 0 {
+		return
+	}
+	_, socket := used["namespaces"]
+	for _, w := range b.wirings {
+		e := endpoint.Endpoint{NetNS: w.name, Socket: socket, Maps: in, From: w.path}
+		if _, ok := used["endpoints"]; !ok {
+			b.put(e)
+			continue
+		}
+		e.Attach, e.MAC, e.Dev = w.Attach, w.link.MAC, w.Uplink
+		if !w.child() {
+			e.Dev, e.HostMAC, e.Link = w.link.Peer.Name, w.link.Peer.MAC, w.link.ID()
+		}
+		for _, a := range w.addrs {
+			e.Addresses = append(e.Addresses, a.Addr)
+		}
+		slices.SortFunc(e.Addresses, netip.Addr.Compare)
+		b.put(e)
+	}
+}
+
+func (b *builder) buildServices(used usedMaps) {
+	plain := only(used, "frontends", "slots")
+	lasting := only(used, "frontends", "slots", "members")
+	tables := map[int][]resource.ID{}
+	for i := range b.frontends {
+		f := &b.frontends[i]
+		in := plain
+		if f.Affinity > 0 {
+			in = lasting
+		}
+		if f.TableSize > 0 {
+			class := maglevClass(f.TableSize)
+			if tables[class] == nil {
+				tables[class] = only(used, "frontends", "slots", "members", maglevMap(class))
+			}
+			in = tables[class]
+		}
+		b.put(svc.Service{Frontend: f.Frontend, Maps: in, From: f.from})
+	}
+}
+
+// only lists those of some maps that are used.
+func only(used usedMaps, bases ...string) []resource.ID {
+	var ids []resource.ID
+	for _, base := range bases {
+		if id, ok := used[base]; ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,211 @@
+package compiler
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
+	svc "plumb.internal/plumb/reconciler/resource/service"
+)
+
+// frontend is what clients talk to, and the field that asks for it.
+type frontend struct {
+	resource.Frontend
+	from string
+}
+
+// settleServices gives backends of other nodes their addresses and makes the frontends of all services.
+func (b *builder) settleServices() {
+	if len(b.services) == 0 {
+		return
+	}
+	b.giveBackends()
+	b.frontends = make([]frontend, 0, len(b.services))
+	var left []string
+	var open []string
+	for _, s := range b.services {
+		if s.bad {
+			continue
+		}
+		if !asks(s.Algorithm) {
+			open = append(open, s.name)
+		}
+		if !b.settleService(s) {
+			left = append(left, s.name)
+		}
+	}
+	b.checkIDs()
+	if len(left) > 0 {
+		b.warn("clients of these services are refused at once at an address that no backend answers for: %s", few(left))
+	}
+	if len(open) > 0 {
+		// One line, however many leave it out.
+		subject := field("services", open[0]) + ".algorithm"
+		if len(open) > 1 {
+			subject = "services.*.algorithm"
+		}
+		b.choice(subject, "auto", resource.Random, fmt.Sprintf("it shares out evenly and keeps no state; services that leave it open: %s", few(open)))
+	}
+}
+
+// few lists names, or how many there are more.
+func few(names []string) string {
+	const most = 5
+	if rest := len(names) - most; rest > 1 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), rest)
+	}
+	return strings.Join(names, ", ")
+}
+
+// giveBackends gives addresses to the pods of other nodes that have backends among them, as those nodes do it themselves.
+func (b *builder) giveBackends() {
+	needed := map[*node]bool{}
+	for _, s := range b.services {
+		for _, d := range s.backends {
+			if d.pod != nil && len(d.pod.Addresses) == 0 && d.pod.node != nil && d.pod.node != b.node {
+				needed[d.pod.node] = true
+			}
+		}
+	}
+	for _, n := range b.nodes {
+		if needed[n] {
+			b.give(n, n.unaddressed())
+		}
+	}
+}
+
+// settleService makes the frontends of one service. It reports whether each of them has backends.
+func (b *builder) settleService(s *service) (answered bool) {
+	speaks := map[bool]bool{}
+	for _, a := range s.addrs {
+		speaks[a.Is6()] = true
+	}
+	b.checkFamilies(s, speaks)
+	b.checkTable(s)
+	answered = true
+	for _, p := range s.ports {
+		var lists [2][]resource.Backend // addresses of a family share one
+		for _, v6 := range []bool{false, true} {
+			if !speaks[v6] {
+				continue
+			}
+			l := b.backendList(s, p, v6)
+			answered = answered && len(l) > 0
+			if v6 {
+				lists[1] = l
+			} else {
+				lists[0] = l
+			}
+		}
+		from := field(s.path+".ports", p.name)
+		for _, a := range s.addrs {
+			f := frontend{from: from, Frontend: resource.Frontend{
+				Address: a.Addr, Port: uint16(p.Port.Port), Protocol: p.Protocol,
+				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[0],
+			}}
+			if a.Is6() {
+				f.Backends = lists[1]
+			}
+			b.frontends = append(b.frontends, f)
+		}
+	}
+	return answered
+}
+
+// backendList is who answers for a port in one family.
+func (b *builder) backendList(s *service, p servicePort, v6 bool) []resource.Backend {
+	list := make([]resource.Backend, 0, len(s.backends))
+	indices := make(map[netip.AddrPort]int, len(s.backends))
+	for i := range s.backends {
+		d := &s.backends[i]
+		a := d.address(v6)
+		if !a.IsValid() {
+			continue
+		}
+		at := netip.AddrPortFrom(a, uint16(cmp.Or(d.port, p.TargetPort)))
+		if j, ok := indices[at]; ok {
+			b.add(element(s.path+".backends", d.index), element(s.path+".backends", j), "backend %s is there twice; give it a weight instead", at)
+			continue
+		}
+		indices[at] = d.index
+		list = append(list, resource.Backend{Address: a, Port: at.Port(), Weight: d.weight, State: d.state})
+	}
+	slices.SortFunc(list, func(x, y resource.Backend) int {
+		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Port, y.Port))
+	})
+	return list
+}
+
+// checkFamilies finds backends that speak none of the service's families. Pods that a selector finds may be such.
+func (b *builder) checkFamilies(s *service, speaks map[bool]bool) {
+	for i := range s.backends {
+		d := &s.backends[i]
+		if d.index < 0 || d.pod != nil && d.pod.bad || len(s.addrs) == 0 {
+			continue
+		}
+		if speaks[false] && d.address(false).IsValid() || speaks[true] && d.address(true).IsValid() {
+			continue
+		}
+		family := map[bool]string{false: "IPv4", true: "IPv6"}[speaks[true]]
+		path := element(s.path+".backends", d.index)
+		if d.pod != nil {
+			b.add(path+".pod", s.path+".addresses", "pod %s has no %s address, and service %s has no others", d.pod.name, family, s.name)
+		} else {
+			b.add(path+".address", s.path+".addresses", "backend %s isn't an %s address, and service %s has no others", d.addr, family, s.name)
+		}
+	}
+}
+
+// coarse is the number of slots a backend below which a Maglev table moves more flows than it needs to.
+const coarse = 100
+
+// checkTable finds Maglev tables that are too small for their backends.
+func (b *builder) checkTable(s *service) {
+	size, n := s.tableSize(), len(s.backends)
+	if size == 0 {
+		return
+	}
+	path := s.path
+	if s.TableSize != 0 {
+		path += ".tableSize"
+	}
+	switch {
+	case n > size:
+		b.add(path, "", "%d backends don't fit a Maglev table of %d slots", n, size)
+	case n > 1<<16-1:
+		b.add(path, "", "%d backends are more than a Maglev table can tell apart, which is %d", n, 1<<16-1)
+	case s.TableSize != 0 && n*coarse > size:
+		b.warn("the Maglev table of service %s has %d slots for %d backends: when one goes, more than its own clients may move to others; %d slots a backend are enough",
+			s.name, size, n, coarse)
+	}
+}
+
+// hashID is the id of a service or backend in the maps; tests make it worse than it is.
+var hashID = svc.HashID
+
+// checkIDs finds services, or backends, that the maps couldn't tell apart: their ids are hashes. Nobody will ever see this.
+func (b *builder) checkIDs() {
+	type end struct {
+		at       netip.AddrPort
+		protocol string
+	}
+	services := make(map[uint64]end, len(b.frontends))
+	backends := make(map[uint64]end, len(b.frontends))
+	check := func(ids map[uint64]end, e end, from string) {
+		id := hashID(e.at.Addr(), e.at.Port(), e.protocol)
+		if o, ok := ids[id]; ok && o != e {
+			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.at, o.protocol, e.at, e.protocol)
+		}
+		ids[id] = e
+	}
+	for i := range b.frontends {
+		f := &b.frontends[i]
+		check(services, end{netip.AddrPortFrom(f.Address, f.Port), f.Protocol}, f.from)
+		for _, d := range f.Backends {
+			check(backends, end{netip.AddrPortFrom(d.Address, d.Port), f.Protocol}, f.from)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package compiler
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/reconciler/resource"
+	svc "plumb.internal/plumb/reconciler/resource/service"
+	"plumb.internal/plumb/schema"
+)
+
+// Defaults of tuning.maps.
+const (
+	defaultRatio = 0.0025
+	// defaultServices is for machines with at least so many times memoryPerService; smaller ones get less, down to leastServices.
+	defaultServices  = 65536
+	memoryPerService = 64 << 10
+	leastServices    = 4096
+)
+
+// learntMaps fill by themselves with what clients do, and forget what wasn't used for longest. They share a part of the
+// memory: tuning.maps.ratio.
+var learntMaps = []struct {
+	base        string
+	share       float64
+	entry       float64 // bytes that one takes, with what the kernel adds: 48 and the entry in its list
+	floor, most int
+}{
+	{"flows", 0.50, 136, 16384, 4 << 20}, // two for each flow
+	{"sock_reverse", 0.20, 128, 8192, 1 << 20},
+	{"affinities", 0.15, 96, 8192, 1 << 20},
+	{"sock_forward", 0.10, 128, 4096, 1 << 20},
+	{"fragments", 0.05, 104, 1024, 1 << 16},
+}
+
+// declaredMaps hold what the files say. They take memory for what is in them; their sizes follow tuning.maps.services.
+var declaredMaps = []struct {
+	base     string
+	services float64 // times the number of services
+	floor    int
+	what     string
+}{
+	{"frontends", 1, 1, "addresses and ports of services"},
+	{"slots", 4, 4, "backends by weight"},
+	{"members", 2, 2, "backends of services with affinity"},
+	{"endpoints", 0.5, 1024, "addresses of pods"},
+	{"namespaces", 0.25, 512, "network namespaces"},
+	{"macs", 0.25, 512, "MACs of macvlan pods"},
+}
+
+// spareTables are free elements of an array of Maglev tables, for those that are written before they are used.
+const spareTables = 8
+
+// mapSizes are the most entries of each map, by base.
+type mapSizes map[string]int
+
+// of is the size of one map. Those that no table names have one entry.
+func (s mapSizes) of(base string) int { return max(s[base], 1) }
+
+// sizeMaps sizes all maps that there are; those that no program uses don't matter.
+func (b *builder) sizeMaps() mapSizes {
+	sizes := mapSizes{"counters": len(bpf.Counters), "marked": 1, "swept": 1}
+	maps := b.mapsSettings()
+	for _, m := range learntMaps {
+		n := 0
+		if b.set.Host != nil {
+			n = int(float64(b.set.Host.MemoryBytes) * maps.Ratio * m.share / m.entry)
+		}
+		sizes[m.base] = roundDown(min(max(n, m.floor), m.most))
+	}
+	for _, m := range declaredMaps {
+		sizes[m.base] = max(int(float64(maps.Services)*m.services), m.floor)
+	}
+	tables := make([]int, len(bpf.MaglevClasses))
+	for i := range b.frontends {
+		if size := b.frontends[i].TableSize; size > 0 {
+			tables[maglevClass(size)]++
+		}
+	}
+	for i, n := range tables {
+		sizes[maglevMap(i)] = 1
+		if n > 0 {
+			sizes[maglevMap(i)] = roundUp(n + n/16 + spareTables)
+		}
+	}
+	return sizes
+}
+
+// mapsSettings are the node's tuning.maps with its defaults.
+func (b *builder) mapsSettings() schema.Maps {
+	m, all := b.node.Tuning.Maps, b.cfg.Tuning.Maps
+	if m.Ratio == 0 {
+		m.Ratio = all.Ratio
+	}
+	if m.Services == 0 {
+		m.Services = all.Services
+	}
+	if m.Ratio == 0 {
+		m.Ratio = defaultRatio
+	}
+	if m.Services == 0 {
+		m.Services = defaultServices
+		if b.set.Host != nil {
+			m.Services = roundDown(min(max(int(b.set.Host.MemoryBytes/memoryPerService), leastServices), defaultServices))
+		}
+	}
+	return m
+}
+
+// mapsPath is where a setting of tuning.maps is, or would be.
+func (b *builder) mapsPath(name string, inNode, inAll bool) string {
+	switch {
+	case inNode:
+		return b.node.path + ".tuning.maps." + name
+	case inAll:
+		return "tuning.maps." + name
+	}
+	return b.node.path
+}
+
+// checkSizes finds used maps that are too small for the configuration, and says which number would do.
+func (b *builder) checkSizes(sizes mapSizes, used map[string]resource.ID) {
+	needed := b.entriesNeeded()
+	services, worst := 0, -1
+	for i, m := range declaredMaps {
+		if _, ok := used[m.base]; ok && needed[m.base] > sizes.of(m.base) {
+			if s := int(math.Ceil(float64(needed[m.base]) / m.services)); s > services {
+				services, worst = s, i
+			}
+		}
+	}
+	if worst < 0 {
+		return
+	}
+	m := declaredMaps[worst]
+	path := b.mapsPath("services", b.node.Tuning.Maps.Services != 0, b.cfg.Tuning.Maps.Services != 0)
+	b.add(path, "", "the eBPF maps are too small for node %s: %s (map %s) are %d, and there is room for %d; set tuning.maps.services to %d or more",
+		b.node.name, m.what, m.base, needed[m.base], sizes[m.base], services)
+}
+
+// entriesNeeded counts what the files put into each declared map.
+func (b *builder) entriesNeeded() map[string]int {
+	n := map[string]int{"frontends": len(b.frontends), "namespaces": len(b.node.pods) + 1}
+	for i := range b.frontends {
+		f := &b.frontends[i].Frontend
+		slots, picked := slotsOf(f)
+		n["slots"] += slots
+		if f.Affinity > 0 {
+			n["members"] += picked
+		}
+	}
+	for _, p := range b.node.pods {
+		n["endpoints"] += len(p.addrs)
+		if p.Attach == "macvlan" {
+			n["macs"]++
+		}
+	}
+	return n
+}
+
+// slotsOf counts the entries of map "slots" that a frontend takes, and how many of its backends get new clients.
+func slotsOf(f *resource.Frontend) (slots, picked int) {
+	alike := true
+	for _, b := range f.Backends {
+		if b.State == resource.Active && b.Weight > 0 {
+			picked++
+		}
+		alike = alike && b.Weight == f.Backends[0].Weight
+	}
+	if alike || f.Algorithm == resource.Maglev {
+		return len(f.Backends), picked
+	}
+	return len(resource.Slots(f.Backends, svc.SlotLimit)) + len(f.Backends) - picked, picked
+}
+
+// maglevClass is the class of tables of a size: the smallest that holds them.
+func maglevClass(size int) int {
+	i, _ := slices.BinarySearch(bpf.MaglevClasses[:], size)
+	return i
+}
+
+func maglevMap(class int) string { return fmt.Sprintf("maglev_%ds", bpf.MaglevClasses[class]) }
+
+// roundDown and roundUp go to the next number with four significant bits, so that sizes change seldom.
+func roundDown(n int) int {
+	step := 1 << max(0, bits.Len(uint(n))-4)
+	return n / step * step
+}
+
+func roundUp(n int) int {
+	step := 1 << max(0, bits.Len(uint(n))-4)
+	return (n + step - 1) / step * step
+}
+
+// mebibytes is a size for people.
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
