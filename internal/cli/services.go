@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/service"
@@ -24,6 +28,8 @@ type services struct {
 
 // serviceRow is one frontend as the data path has it.
 type serviceRow struct {
+	frontend resource.Frontend
+
 	ID          string       `json:"id"`    // in the maps
 	Field       string       `json:"field"` // of the files, that asks for it; "" for none
 	Protocol    string       `json:"protocol"`
@@ -58,11 +64,10 @@ func (o *Options) Services(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	connections, err := readConnections(s.host)
-	if err != nil {
+	all := services{FormatVersion: "1", Node: s.node}
+	if all.Services, err = serviceRows(s.host, observed.Owned, s.compiled.State); err != nil {
 		return err
 	}
-	all := services{FormatVersion: "1", Node: s.node, Services: serviceRows(observed.Owned, s.compiled.State, connections)}
 	if o.JSON() {
 		return o.writeJSON(all)
 	}
@@ -70,49 +75,77 @@ func (o *Options) Services(ctx context.Context) error {
 }
 
 // serviceRows lists what was observed, by address. Of the desired state come the names alone.
-func serviceRows(owned, desired resource.State, connections map[pair]int) []serviceRow {
+func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, error) {
 	rows := []serviceRow{}
 	d := datapathOf(owned)
-	way := d.way()
-	named := func(row serviceRow, f resource.Frontend) serviceRow {
-		if r, ok := desired[service.For(f)]; ok {
-			row.Field = r.Origin()
-		}
-		return row
-	}
-	for _, id := range owned.IDs() {
-		if s, ok := owned[id].(service.Service); ok && s.Leftover == "" {
-			row := named(rowOf(s.Frontend, way), s.Frontend)
-			row.Broken = s.Broken
-			row.count(s.Frontend, connections)
-			rows = append(rows, row)
+	way, mapped := d.way(), false
+	for _, r := range owned {
+		if s, ok := r.(service.Service); ok && s.Leftover == "" {
+			rows = append(rows, serviceRow{frontend: s.Frontend, Way: way, Broken: s.Broken})
+			mapped = true
 		}
 	}
 	if d.table != nil {
 		for _, f := range d.table.Frontends {
-			rows = append(rows, named(rowOf(f, wayNftables), f))
+			rows = append(rows, serviceRow{frontend: f, Way: wayNftables})
 		}
 	}
-	return rows
+	slices.SortFunc(rows, func(a, b serviceRow) int {
+		return cmp.Or(a.frontend.Address.Compare(b.frontend.Address), cmp.Compare(a.frontend.Port, b.frontend.Port),
+			cmp.Compare(a.frontend.Protocol, b.frontend.Protocol), cmp.Compare(a.Way, b.Way))
+	})
+	var connections map[pair]int
+	var flows map[tracked]int
+	var err error
+	if mapped {
+		if connections, err = readConnections(h); err != nil {
+			return nil, err
+		}
+	}
+	if d.table != nil {
+		if flows, err = readConntrack(h); err != nil {
+			return nil, err
+		}
+	}
+	for i := range rows {
+		r := &rows[i]
+		if want, ok := desired[service.For(r.frontend)]; ok {
+			r.Field = want.Origin()
+		}
+		r.fill()
+		switch f := r.frontend; {
+		case r.Way != wayNftables:
+			r.count(func(b resource.Backend) int {
+				return connections[pair{idOf(f), service.HashID(b.Address, b.Port, f.Protocol)}]
+			})
+		case flows != nil:
+			r.count(func(b resource.Backend) int {
+				return flows[tracked{f.Protocol, netip.AddrPortFrom(f.Address, f.Port), netip.AddrPortFrom(b.Address, b.Port)}]
+			})
+		}
+	}
+	return rows, nil
 }
 
-func rowOf(f resource.Frontend, way string) serviceRow {
-	r := serviceRow{
-		ID:       fmt.Sprintf("%016x", service.HashID(f.Address, f.Port, f.Protocol)),
-		Protocol: f.Protocol, Address: f.Address.String(), Port: f.Port, Way: way,
-		Algorithm: f.Algorithm, TableSize: f.TableSize, Affinity: int(f.Affinity / time.Second), Backends: []backendRow{},
+// idOf is the id of a frontend in the maps.
+func idOf(f resource.Frontend) uint64 { return service.HashID(f.Address, f.Port, f.Protocol) }
+
+// fill writes the frontend into the row.
+func (r *serviceRow) fill() {
+	f := r.frontend
+	r.ID, r.Protocol, r.Address, r.Port = fmt.Sprintf("%016x", idOf(f)), f.Protocol, f.Address.String(), f.Port
+	r.Algorithm, r.TableSize, r.Affinity = f.Algorithm, f.TableSize, int(f.Affinity/time.Second)
+	r.Backends = make([]backendRow, len(f.Backends))
+	for i, b := range f.Backends {
+		r.Backends[i] = backendRow{Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State}
 	}
-	for _, b := range f.Backends {
-		r.Backends = append(r.Backends, backendRow{Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State})
-	}
-	return r
 }
 
 // count adds the connections of each backend and of all; those to a backend that is gone have no line of their own.
-func (r *serviceRow) count(f resource.Frontend, connections map[pair]int) {
-	id, all := service.HashID(f.Address, f.Port, f.Protocol), 0
-	for i, b := range f.Backends {
-		n := connections[pair{id, service.HashID(b.Address, b.Port, f.Protocol)}]
+func (r *serviceRow) count(connections func(resource.Backend) int) {
+	all := 0
+	for i, b := range r.frontend.Backends {
+		n := connections(b)
 		r.Backends[i].Connections = &n
 		all += n
 	}
