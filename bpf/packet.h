@@ -68,12 +68,12 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *ctx, struct
 
 	switch (p->key.proto) {
 	case IPPROTO_TCP:
-		if (left < TCP_SIZE || copy(ctx, at, head, 14))
+		if (left < TCP_SIZE || ctx->len < at + TCP_SIZE || copy(ctx, at, head, 14))
 			return INVALID;
 		p->tcp_flags = head[13];
 		break;
 	case IPPROTO_UDP:
-		if (left < UDP_SIZE || copy(ctx, at, head, 4))
+		if (left < UDP_SIZE || ctx->len < at + UDP_SIZE || copy(ctx, at, head, 4))
 			return INVALID;
 		break;
 	case IPPROTO_ICMP:
@@ -180,6 +180,9 @@ static __always_inline enum parsed parse6(struct __sk_buff *ctx, struct packet *
 		return INVALID;
 	p->v6 = 1;
 	memcpy(&p->key.src, &ip->saddr, 32);
+	// The maps have IPv4 addresses like this; no packet may.
+	if (is_ipv4(&p->key.src) || is_ipv4(&p->key.dst))
+		return INVALID;
 	p->key.proto = ip->nexthdr;
 	p->hops = ip->hop_limit;
 	p->l4 = L3 + sizeof(*ip);

@@ -136,14 +136,15 @@ static __always_inline __u32 sum_of_packet(struct __sk_buff *ctx, __u32 at, __u3
 {
 	for (__u32 i = 0; i < (QUOTED6 + CHUNK - 1) / CHUNK; i++) {
 		__u32 words[CHUNK / 4] = {};
-		__u32 left = n - i * CHUNK;
+		__u32 last = n - i * CHUNK - 1; // of those that are left
 
 		if (i * CHUNK >= n)
 			break;
-		if (left > CHUNK)
-			left = CHUNK;
-		asm volatile("" : "+r"(left)); // the verifier wants to see both bounds on one register
-		if (left - 1 >= CHUNK || bpf_skb_load_bytes(ctx, at + i * CHUNK, words, left))
+		if (last >= CHUNK)
+			last = CHUNK - 1;
+		asm volatile(""
+			     : "+r"(last)); // old verifiers see both bounds only where they are those of one register
+		if (last >= CHUNK || bpf_skb_load_bytes(ctx, at + i * CHUNK, words, last + 1))
 			break;
 		sum = sum_of(words, sizeof(words), sum);
 	}
