@@ -18,15 +18,10 @@ import (
 //  5. what is gone: members, then slots, from the last on.
 func (m *maps) change(id resource.ID, old, new *entries) error {
 	m.label = id
-	was := old
-	if old.service != new.service {
-		// Another id is in the frontend than should be: nothing that is there counts.
-		was = &entries{service: new.service, there: old.there, frontend: bpf.Frontend{Service: old.service}}
-	}
-	members := slices.DeleteFunc(slices.Clone(new.members), func(mb member) bool { return slices.Contains(was.members, mb) })
+	members := slices.DeleteFunc(slices.Clone(new.members), func(mb member) bool { return slices.Contains(old.members, mb) })
 	var late []slot
-	for _, s := range differing(was, new) {
-		if s.number >= new.frontend.Slots && s.number < was.frontend.Slots {
+	for _, s := range differing(old, new) {
+		if s.number >= new.frontend.Slots && s.number < old.frontend.Slots {
 			late = append(late, s)
 			continue
 		}
@@ -108,9 +103,8 @@ func (m *maps) changeFrontend(old, new *entries) (err error) {
 
 // remove takes away the members and slots that are no longer.
 func (m *maps) remove(old, new *entries) error {
-	gone := old.service != new.service
 	for _, mb := range old.members {
-		if _, stays := slices.BinarySearchFunc(new.members, mb, compareMembers); stays && !gone {
+		if _, stays := slices.BinarySearchFunc(new.members, mb, compareMembers); stays {
 			continue
 		}
 		m.memberKey = bpf.MemberKey{Service: old.service, Backend: mb.backend}
@@ -119,7 +113,7 @@ func (m *maps) remove(old, new *entries) error {
 		}
 	}
 	for _, s := range slices.Backward(old.slots) {
-		if int(s.number) < len(new.slots) && !gone {
+		if int(s.number) < len(new.slots) {
 			break
 		}
 		m.slotKey = bpf.SlotKey{Service: old.service, Slot: s.number}

@@ -86,7 +86,7 @@ type member struct {
 
 // entries are all that the maps hold for one service.
 type entries struct {
-	service  uint64 // the id in the keys of slots and members
+	service  uint64 // the id in the keys of slots and members: what the frontend's should be
 	key      bpf.FrontendKey
 	there    bool // there is a frontend
 	frontend bpf.Frontend
@@ -214,7 +214,7 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 	switch {
 	case !e.there:
 		broken = "no frontend"
-	case e.service != want.service || !sameFrontend(e.frontend, want.frontend):
+	case !sameFrontend(e.frontend, want.frontend):
 		broken = "frontend is wrong"
 	case !slices.Equal(e.slots, want.slots):
 		broken = "slots are wrong"
@@ -231,7 +231,7 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 func (e *entries) plain() bool {
 	f := e.frontend
 	maglev := f.Algorithm == bpf.Maglev
-	if !e.there || e.service != hashID(e.key.Addr, e.key.Port, e.key.Proto) || int(f.Slots) != len(e.slots) || len(e.members) > 0 {
+	if !e.there || f.Service != e.service || int(f.Slots) != len(e.slots) || len(e.members) > 0 {
 		return false
 	}
 	if maglev && (!e.table || f.Class != class(int(f.Size))) || !maglev && (f.Size != 0 || f.Class != 0) || f.Affinity != 0 {

@@ -75,7 +75,8 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 	)
 	g.Go(func() error {
 		err := bpf.Each(last(m.frontends).Map, func(k bpf.FrontendKey, v bpf.Frontend) {
-			frontends = append(frontends, entries{service: v.Service, key: k, there: true, frontend: v})
+			id := hashID(k.Addr, k.Port, k.Proto)
+			frontends = append(frontends, entries{service: id, key: k, there: true, frontend: v})
 		})
 		return wrap(err, "frontends")
 	})
@@ -97,10 +98,8 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 		return nil, err
 	}
 	d := &dumped{services: frontends, index: make(map[uint64]int32, len(frontends))}
-	for i, e := range frontends {
-		if _, two := d.index[e.service]; !two {
-			d.index[e.service] = int32(i)
-		}
+	for i := range frontends {
+		d.index[frontends[i].service] = int32(i)
 	}
 	sorted, ends := slots.sort(d, compareSlots)
 	for i := range ends[1:] {

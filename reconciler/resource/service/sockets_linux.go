@@ -23,8 +23,8 @@ const (
 	diagCookie       = 40     // in the id
 )
 
-// destroy ends the connected UDP sockets that have one of these cookies, in the node's namespaces: their next call fails
-// with ECONNABORTED, where nobody would ever tell them that their peer is gone.
+// destroy ends the connected UDP sockets that have one of these cookies, in the node's namespaces: whoever reads
+// or waits is told ECONNABORTED, and is no longer connected; nobody else would ever tell that the peer is gone.
 func destroy(ctx context.Context, h *host.Host, cookies map[uint64]bool) error {
 	names, err := h.Namespaces(ctx)
 	if err != nil {
