@@ -150,8 +150,8 @@ static __always_inline int only_connected(struct bpf_sock_addr *ctx, const struc
 #ifndef ALL_NAMESPACES
 	struct bpf_sock *sk = ctx->sk;
 
-	return sk && GET(sk, state) == BPF_TCP_ESTABLISHED && GET(sk, dst_ip4) == peer->addr.word[3] &&
-	       (__be16)GET(sk, dst_port) == peer->port;
+	// Both are 0 in a socket that isn't connected.
+	return sk && GET(sk, dst_ip4) == peer->addr.word[3] && (__be16)GET(sk, dst_port) == peer->port;
 #else
 	// The socket itself is out of sight. After connect(AF_UNSPEC) this takes it for connected still.
 	struct peer_key socket = {.cookie = peer->cookie, .proto = peer->proto};

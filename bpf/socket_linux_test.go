@@ -377,12 +377,14 @@ func disconnects(t *testing.T, w *world, f family) {
 	}
 }
 
-// A backend that is talked to by its own address answers by it.
+// A backend that is talked to by its own address answers by it, and for each service as that.
 func direct(t *testing.T, w *world, f family) {
+	second := another(f.front, 81)
 	w.serve(t, front{at: f.front, proto: UDP, slots: f.backends[:1]})
+	w.serve(t, front{at: second, proto: UDP, slots: f.backends[:1]})
 	s := open(t, w.pod, f.sockets, UDP)
 	for range 2 {
-		for _, to := range []netip.AddrPort{f.backends[0], f.front, f.backends[1]} {
+		for _, to := range []netip.AddrPort{f.backends[0], f.front, second, f.front, f.backends[1]} {
 			s.askAt(to)
 		}
 	}
