@@ -148,7 +148,8 @@ func pick(c chain) []expr.Any {
 	default:
 		slot = []expr.Any{&expr.Numgen{Register: p.slot, Modulus: modulus, Type: unix.NFT_NG_RANDOM}}
 	}
-	return slices.Concat(p.frontend(), slot, []expr.Any{
+	// The family is known here. It is asked for so that nft lists the rule in names of fields and not in offsets.
+	return slices.Concat(p.only(), p.frontend(), slot, []expr.Any{
 		&expr.Lookup{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, IsDestRegSet: true, SetName: slotsSet + p.number},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: p.family, RegAddrMin: unix.NFT_REG_1, RegAddrMax: unix.NFT_REG_1,
 			RegProtoMin: p.data, RegProtoMax: p.data, Specified: true},
