@@ -142,8 +142,8 @@ static __always_inline __u32 sum_of_packet(struct __sk_buff *ctx, __u32 at, __u3
 			break;
 		if (last >= CHUNK)
 			last = CHUNK - 1;
-		asm volatile(""
-			     : "+r"(last)); // old verifiers see both bounds only where they are those of one register
+		// Old verifiers see both bounds only where they are those of one register.
+		asm volatile("" : "+r"(last));
 		if (last >= CHUNK || bpf_skb_load_bytes(ctx, at + i * CHUNK, words, last + 1))
 			break;
 		sum = sum_of(words, sizeof(words), sum);
