@@ -84,6 +84,7 @@ func (m *maps) changeFrontend(old, new *entries) (err error) {
 			if f.Table, err = m.writeTable(new); err != nil {
 				return err
 			}
+			defer m.done()
 		}
 	}
 	if old.there && old.frontend == *f {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unsafe"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
@@ -294,15 +295,11 @@ func (e *entries) buildTable(element []byte) {
 		b := e.slots[i].backend
 		backends[i] = candidate{id: b.ID, weight: int(b.Weight), slot: uint16(i)}
 	}
-	table := make([]uint16, e.frontend.Size)
-	fillMaglev(table, backends)
-	clear(element)
 	slots := element[tableHeader:]
-	for i, s := range table {
-		binary.LittleEndian.PutUint16(slots[2*i:], s)
-	}
+	clear(slots[2*e.frontend.Size:])
+	fillMaglev(unsafe.Slice((*uint16)(unsafe.Pointer(&slots[0])), e.frontend.Size), backends) // little endian, as all of the data path
 	binary.LittleEndian.PutUint64(element, e.inputs())
-	binary.LittleEndian.PutUint64(element[8:], tableSum(slots[:2*len(table)]))
+	binary.LittleEndian.PutUint64(element[8:], tableSum(slots[:2*e.frontend.Size]))
 }
 
 // checkTable reports whether an element holds the table of these entries, as its header and its sum tell.

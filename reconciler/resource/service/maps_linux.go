@@ -97,6 +97,8 @@ var arrayNames = func() (names [len(bpf.MaglevClasses)]string) {
 // and given back in between is marked here, so that services changed at the same time don't get the same.
 type tables struct {
 	mu     sync.Mutex
+	free   sync.Cond // something was given back, or whoever took something is done
+	taken  int       // by who isn't done
 	known  bool
 	used   [len(bpf.MaglevClasses)]map[uint32]bool
 	lowest [len(bpf.MaglevClasses)]uint32 // none below is free
@@ -106,7 +108,11 @@ type tablesKey struct{}
 
 // tables returns those of the host.
 func (m *maps) tables() *tables {
-	return m.h.Kept(tablesKey{}, func() any { return new(tables) }).(*tables)
+	return m.h.Kept(tablesKey{}, func() any {
+		t := new(tables)
+		t.free.L = &t.mu
+		return t
+	}).(*tables)
 }
 
 // learn notes the elements that the frontends refer to. An element that two refer to is the first one's.
@@ -131,7 +137,7 @@ func (t *tables) forget() {
 	}
 }
 
-// take reserves a free element of a class.
+// take reserves a free element of a class, until done.
 func (m *maps) take(class uint8) (uint32, error) {
 	t := m.tables()
 	arrays, err := m.arrays(class)
@@ -159,14 +165,29 @@ func (m *maps) take(class uint8) (uint32, error) {
 			return 0, wrap(err, "frontends")
 		}
 	}
-	for i := t.lowest[class]; i < limit; i++ {
-		if !t.used[class][i] {
-			t.used[class][i] = true
-			t.lowest[class] = i + 1
-			return i, nil
+	for {
+		for i := t.lowest[class]; i < limit; i++ {
+			if !t.used[class][i] {
+				t.used[class][i] = true
+				t.lowest[class] = i + 1
+				t.taken++
+				return i, nil
+			}
 		}
+		if t.taken == 0 {
+			return 0, fmt.Errorf("all %d Maglev tables of %s are in use", limit, arrayName(class))
+		}
+		t.free.Wait() // an update gives one back for one that it takes
 	}
-	return 0, fmt.Errorf("all %d Maglev tables of %s are in use", limit, arrayName(class))
+}
+
+// done says that a frontend refers to the element that was taken, or that it was given back.
+func (m *maps) done() {
+	t := m.tables()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken--
+	t.free.Broadcast()
 }
 
 // give returns an element that no frontend refers to any more.

@@ -170,6 +170,7 @@ func (m *maps) writeTable(e *entries) (element uint32, err error) {
 	defer func() {
 		if err != nil {
 			m.give(class, element)
+			m.done()
 		}
 	}()
 	arrays, err := m.arrays(class)
