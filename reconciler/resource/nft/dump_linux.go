@@ -19,15 +19,25 @@ const interruptions = 20
 
 // dump reads all elements of a set in the calling thread's namespace.
 func dump(set string) (map[string]element, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	fd, err := socket()
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, err
 	}
 	defer unix.Close(fd)
 	buf := make([]byte, dumpSize)
 	for range interruptions {
 		elements := map[string]element{}
-		again, err := dumpOnce(fd, set, buf, elements)
+		again, err := ask(fd, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, set, buf, func(msg []byte) {
+			for kind, list := range attributes(msg) {
+				if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+					continue
+				}
+				for _, e := range attributes(list) {
+					key, value := parse(e)
+					elements[key] = value
+				}
+			}
+		})
 		if err != nil {
 			return nil, fmt.Errorf("read set %s: %w", set, err)
 		}
@@ -38,12 +48,41 @@ func dump(set string) (map[string]element, error) {
 	return nil, fmt.Errorf("read set %s: %w", set, unix.EINTR)
 }
 
-// dumpOnce reports whether the set changed meanwhile.
-func dumpOnce(fd int, set string, buf []byte, elements map[string]element) (again bool, err error) {
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
+// setComment reads the comment of a set. The error wraps fs.ErrNotExist where there is no such set.
+func setComment(set string) (comment string, err error) {
+	fd, err := socket()
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	_, err = ask(fd, unix.NFT_MSG_GETSET, unix.NLM_F_ACK, set, make([]byte, dumpSize), func(msg []byte) {
+		for kind, v := range attributes(msg) {
+			if kind == unix.NFTA_SET_USERDATA {
+				comment, _ = userdata.GetString(v, userdata.NFTNL_UDATA_SET_COMMENT)
+			}
+		}
+	})
+	if err != nil {
+		return "", fmt.Errorf("read set %s: %w", set, err)
+	}
+	return comment, nil
+}
+
+func socket() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return -1, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	return fd, nil
+}
+
+// ask sends a request about a set and calls f with the attributes of each message of the answer. It reports whether the
+// set changed meanwhile.
+func ask(fd, what, flags int, set string, buf []byte, f func(msg []byte)) (again bool, err error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|what, flags)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET, Version: nl.NFNETLINK_V0})
-	req.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_TABLE, nl.ZeroTerminated(table.Name)))
-	req.AddData(nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_SET, nl.ZeroTerminated(set)))
+	req.AddData(nl.NewRtAttr(unix.NFTA_SET_TABLE, nl.ZeroTerminated(table.Name)))
+	req.AddData(nl.NewRtAttr(unix.NFTA_SET_NAME, nl.ZeroTerminated(set))) // the same numbers in requests about elements
 	if err := unix.Sendto(fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return false, err
 	}
@@ -64,25 +103,15 @@ func dumpOnce(fd int, set string, buf []byte, elements map[string]element) (agai
 			again = again || flags&unix.NLM_F_DUMP_INTR != 0
 			b = b[min((size+3)&^3, len(b)):]
 			switch {
+			case len(msg) < 4: // an error's code, or the header of netfilter's messages
+				return false, errTorn
 			case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
-				if len(msg) >= 4 {
-					if code := int32(binary.NativeEndian.Uint32(msg)); code < 0 {
-						return false, unix.Errno(-code)
-					}
+				if code := int32(binary.NativeEndian.Uint32(msg)); code < 0 {
+					return false, unix.Errno(-code)
 				}
 				return again, nil
-			case len(msg) < nl.SizeofNfgenmsg:
-				return false, errTorn
 			}
-			for kind, list := range attributes(msg[nl.SizeofNfgenmsg:]) {
-				if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-					continue
-				}
-				for _, e := range attributes(list) {
-					key, value := parse(e)
-					elements[key] = value
-				}
-			}
+			f(msg[nl.SizeofNfgenmsg:])
 		}
 	}
 }

@@ -12,6 +12,7 @@
 //
 //	nft.go         Table: what should be; how it differs, in words
 //	elements.go    frontends as elements of sets, and back
+//	delta.go       which of them an update writes
 //	rules_linux.go sets, chains and rules, as the kernel returns them
 //	dump_linux.go  elements read fast
 //	nft_linux.go   Ops; each write is one transaction

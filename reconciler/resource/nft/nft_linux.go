@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -33,7 +32,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 			foreign = []Table{{Owner: owner}}
 			return nil
 		}
-		t, err := observe(h.Node)
+		t, err := observe()
 		owned = []Table{t}
 		return err
 	})
@@ -44,7 +43,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 }
 
 // observe reads our own table.
-func observe(node string) (t Table, err error) {
+func observe() (t Table, err error) {
 	c, err := nftables.New()
 	if err != nil {
 		return t, err
@@ -69,12 +68,13 @@ func observe(node string) (t Table, err error) {
 		return Table{Damage: err.Error()}, nil
 	}
 	should, picking := encode(t)
-	for name := range should {
+	for _, name := range slices.Sorted(maps.Keys(should)) {
 		if !maps.Equal(should[name], there[name]) {
-			return Table{Damage: "set " + name + " has elements that make no sense"}, nil
+			t.Damage = "set " + name + " doesn't fit the others"
+			return t, nil
 		}
 	}
-	t.Damage = damaged(have, newChains(node, picking))
+	t.Damage = damaged(have, newChains(picking))
 	return t, nil
 }
 
@@ -114,21 +114,16 @@ func ownerOf(node string) (string, error) {
 	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == table.Name }) {
 		return "", fs.ErrNotExist
 	}
-	chains, err := readChains(c)
-	if err != nil {
+	comment, err := setComment(markedSet)
+	if errors.Is(err, fs.ErrNotExist) {
+		return resource.Unmarked, nil
+	}
+	if by, ok := markedBy(comment); ok && by != node {
+		return "plumb node " + by, err
+	} else if ok {
 		return "", err
 	}
-	for _, ch := range chains {
-		for _, r := range ch.rules {
-			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			if by, ok := markedBy(comment); ok && by != node {
-				return "plumb node " + by, nil
-			} else if ok {
-				return "", nil
-			}
-		}
-	}
-	return resource.Unmarked, nil
+	return resource.Unmarked, err
 }
 
 // Create implements reconciler.Ops.
@@ -244,13 +239,14 @@ func create(h *host.Host, t Table, anew bool) error {
 	}
 	c.CreateTable(table)
 	all := newSets()
+	all[markedSet].Comment = mark(h.Node)
 	elements, picking := encode(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if err := c.AddSet(all[name], nil); err != nil {
 			return err
 		}
 	}
-	addChains(c, newChains(h.Node, picking))
+	addChains(c, newChains(picking))
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if err := eachPart(all[name], elements[name], c.SetAddElements); err != nil {
 			return err
@@ -268,7 +264,7 @@ func change(h *host.Host, from, to Table) error {
 	}
 	defer done()
 	d := difference(from, to)
-	chains := newChains(h.Node, d.add)
+	chains := newChains(d.add)
 	maps.DeleteFunc(chains, func(name string, _ ruleChain) bool { _, add := d.add[name]; return !add })
 	addChains(c, chains)
 	all := newSets()
@@ -300,7 +296,7 @@ func addChains(c *nftables.Conn, chains map[string]ruleChain) {
 	}
 	for _, name := range names {
 		for _, r := range chains[name].rules {
-			c.AddRule(&nftables.Rule{Table: table, Chain: chains[name].Chain, Exprs: r.Exprs, UserData: r.UserData})
+			c.AddRule(&nftables.Rule{Table: table, Chain: chains[name].Chain, Exprs: r.Exprs})
 		}
 	}
 }

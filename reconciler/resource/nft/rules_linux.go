@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/reconciler/resource"
@@ -39,15 +38,14 @@ func newSets() map[string]*nftables.Set {
 // ruleChain is one chain with its rules.
 type ruleChain struct {
 	*nftables.Chain
-	rules []nftables.Rule // with expressions and comment only
+	rules []nftables.Rule // with expressions only
 }
 
 // services is the chain that both hooks go to.
 const services = "services"
 
-// newChains returns the chains that are always there, and those by which frontends pick. The rule that bears the mark
-// names the node.
-func newChains(node string, picking map[string]chain) map[string]ruleChain {
+// newChains returns the chains that are always there, and those by which frontends pick.
+func newChains(picking map[string]chain) map[string]ruleChain {
 	all := map[string]ruleChain{}
 	add := func(c *nftables.Chain, rules ...[]expr.Any) {
 		c.Table = table
@@ -70,11 +68,14 @@ func newChains(node string, picking map[string]chain) map[string]ruleChain {
 	for name, c := range picking {
 		add(&nftables.Chain{Name: name}, pick(c))
 	}
-	all["prerouting"].rules[0].UserData = userdata.AppendString(nil, userdata.TypeComment, mark(node))
 	return all
 }
 
-// mark is the comment that says whose the table is: the rule that bears it comes in the transaction that makes the table.
+// markedSet bears the mark, as its comment. It comes in the transaction that makes the table, and unlike a rule's it stays
+// when somebody flushes the table. Tables have comments of their own, but not on every kernel, nor in the library.
+const markedSet = segmentsSet
+
+// mark is the comment that says whose the table is.
 func mark(node string) string { return resource.AliasPrefix + " node " + node }
 
 // markedBy returns the node that a comment names.
