@@ -241,6 +241,9 @@ func TestSequences(t *testing.T) {
 
 // checks sets how many sequences rapid tries. The seed that it prints is all that a failure leaves.
 func checks(t *testing.T, n string) {
+	if testing.Short() {
+		n = "10"
+	}
 	for name, value := range map[string]string{"rapid.checks": n, "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
