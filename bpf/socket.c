@@ -160,7 +160,7 @@ static __always_inline int only_connected(struct bpf_sock_addr *ctx, const struc
 	if (!to)
 		return 0;
 	from = bpf_map_lookup_elem(&sock_reverse, peer);
-	return from && from->service == to->service && from->backend == to->backend;
+	return from && from->backend == to->backend;
 #endif
 }
 

@@ -330,8 +330,15 @@ func reconnect(t *testing.T, w *world, f family) {
 	}
 	// A datagram to somebody else doesn't change whom the socket is connected to.
 	s.mustConnect(f.front)
-	if err := s.sendto(second); err != nil {
-		t.Fatal(err)
+	// Nor where the datagram goes, be only its address or only its port the peer's.
+	for i, to := range []netip.AddrPort{second, another(f.front, f.backends[0].Port()), another(f.backends[0], 81)} {
+		w.serve(t, front{at: to, proto: UDP, slots: f.backends[1:2]})
+		if err := s.sendto(to); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(t, "sock_forward"); n != i+1 {
+			t.Errorf("%d entries after a datagram to %v", n, to)
+		}
 	}
 	w.believes(t, s, f.front, f.backends[0])
 	s.ask(f.front)
