@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/reconciler/resource"
@@ -139,5 +140,38 @@ func BenchmarkUpdate(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// 10,000 UDP services go at once, while the data path remembers all that it has room for.
+func BenchmarkForget(b *testing.B) {
+	h := benchHost(b, 10000)
+	all := fill(10000, resource.Random)
+	for i := range all {
+		all[i].Protocol = "UDP"
+	}
+	flows, err := h.BPFMaps("flows")
+	if err != nil {
+		b.Fatal(err)
+	}
+	start, stop := cpu(b)
+	for b.Loop() {
+		b.StopTimer()
+		parallel(b, all, func(s Service) error { return Ops{}.Create(context.Background(), h, s) })
+		for i := range 100000 {
+			s := all[i%len(all)]
+			k := bpf.FlowKey{Dst: bpf.AddressOf(s.Address), Sport: bpf.PortOf(uint16(i)), Dport: bpf.PortOf(uint16(i >> 16)), Proto: bpf.UDP}
+			v := bpf.Flow{Service: HashID(s.Address, s.Port, s.Protocol), Kind: bpf.FlowForward}
+			if err := flows[0].Put(&k, &v); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+		start()
+		parallel(b, all, func(s Service) error { return Ops{}.Delete(context.Background(), h, s) })
+		if err := (Ops{}).Finish(context.Background(), h); err != nil {
+			b.Fatal(err)
+		}
+		stop()
 	}
 }
