@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+
+	"plumb.internal/plumb/internal/kindtest"
 )
 
 // sweptMaps is object sweep with maps of its own, full of entries on both sides of their time-outs.
@@ -19,6 +21,7 @@ type sweptMaps struct {
 
 func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*ebpf.Map) sweptMaps {
 	t.Helper()
+	kindtest.NeedRoot(t)
 	spec, err := loadSweep()
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +37,11 @@ func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*e
 	if err := spec.Variables["period"].Set(period); err != nil {
 		t.Fatal(err)
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: keep})
+	var c *ebpf.Collection
+	err = lifted(func() (err error) {
+		c, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: keep})
+		return err
+	})
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		t.Skip("this kernel has no timers for eBPF programs: ", err)
 	}

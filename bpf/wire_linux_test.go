@@ -27,30 +27,11 @@ var (
 )
 
 // datapath is object packet with maps of its own.
-type datapath struct{ *ebpf.Collection }
+type datapath struct{ *path }
 
 func newDatapath(t *testing.T, settings map[string]uint32) datapath {
 	t.Helper()
-	spec, err := loadPacket()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, m := range spec.Maps {
-		if m.MaxEntries == 1 && m.Type != ebpf.Array {
-			spec.Maps[name].MaxEntries = 1024
-		}
-	}
-	for name, v := range settings {
-		if err := spec.Variables[name].Set(v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := ebpf.NewCollection(spec)
-	if err != nil {
-		t.Fatalf("%+v", err)
-	}
-	t.Cleanup(c.Close)
-	return datapath{c}
+	return datapath{newPath(t, "packet", settings)}
 }
 
 // empty adds a service that nobody stands behind.
