@@ -6,6 +6,7 @@ import (
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/addr"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
@@ -50,6 +51,7 @@ var kinds = table{
 	link.Kind:     of(link.Ops{}),
 	bpfmap.Kind:   of(bpfmap.Ops{}),
 	bpfprog.Kind:  of(bpfprog.Ops{}),
+	bpflink.Kind:  of(bpflink.Ops{}),
 	addr.Kind:     of(addr.Ops{}),
 	route.Kind:    of(route.Ops{}),
 	rule.Kind:     of(rule.Ops{}),

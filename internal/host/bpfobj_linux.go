@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,7 +121,7 @@ func (l BPFLink) Cgroup() uint64 { return *(*uint64)(unsafe.Pointer(&l.target)) 
 // ReadBPFLink reads a pinned link. The error wraps fs.ErrNotExist where there is no such pin, and ErrBPFType where it is
 // one of something else.
 func ReadBPFLink(path string) (l BPFLink, err error) {
-	err = withBPF(path, "bpf_link", func(fd int) error { return bpfInfo(fd, &l) })
+	err = withBPF(path, "bpf-link", func(fd int) error { return bpfInfo(fd, &l) })
 	return l, err
 }
 
@@ -165,7 +166,8 @@ func withBPF(path, kind string, use func(fd int) error) error {
 	if err != nil {
 		return err
 	}
-	if !strings.HasSuffix(target, kind) {
+	// Links are "bpf_link" or "bpf-link", by kernel.
+	if !strings.HasSuffix(strings.ReplaceAll(target, "_", "-"), kind) {
 		return fmt.Errorf("%w: %s is a %s", ErrBPFType, path, strings.TrimPrefix(target, "anon_inode:"))
 	}
 	return use(fd)
@@ -195,4 +197,62 @@ func bpfCall(cmd uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
 		}
 		return -1, errno
 	}
+}
+
+// BPFAttached are the programs on one hook, in the order in which they run.
+type BPFAttached struct {
+	Programs []uint32
+	Links    []uint32 // by which they are attached, 0 for none; only of devices
+	// Multi says that a cgroup lets several programs be beside each other; it says nothing where there is none.
+	Multi bool
+}
+
+const (
+	mostAttached = 64     // on one hook; the kernel's own limit
+	allowMulti   = 1 << 1 // BPF_F_ALLOW_MULTI
+)
+
+// QueryBPF asks for the programs on a hook: of a device by its index, in the namespace of the calling thread, or of a
+// cgroup by a descriptor.
+func QueryBPF(target int, attach ebpf.AttachType, device bool) (*BPFAttached, error) {
+	var programs, links [mostAttached]uint32
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(&programs)
+	attr := struct {
+		target, attach, query, flags uint32
+		programs                     uint64
+		count, _                     uint32
+		programFlags, links          uint64
+		linkFlags, revision          uint64
+	}{target: uint32(target), attach: uint32(attach), programs: uint64(uintptr(unsafe.Pointer(&programs))), count: mostAttached}
+	size := unsafe.Offsetof(attr.programFlags) // what every kernel knows
+	if device {
+		pin.Pin(&links)
+		attr.links = uint64(uintptr(unsafe.Pointer(&links)))
+		size = unsafe.Sizeof(attr)
+	}
+	if _, err := bpfCall(unix.BPF_PROG_QUERY, unsafe.Pointer(&attr), size); err != nil {
+		return nil, fmt.Errorf("ask for the programs on a hook: %w", err)
+	}
+	n := min(attr.count, mostAttached)
+	return &BPFAttached{slices.Clone(programs[:n]), slices.Clone(links[:n]), attr.flags&allowMulti != 0}, nil
+}
+
+// BPFProgram opens a pinned program. It stays open until the next Forget or ForgetMaps; the caller doesn't close it.
+func (h *Host) BPFProgram(name string) (*ebpf.Program, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.opened[name]; p != nil {
+		return p, nil
+	}
+	p, err := ebpf.LoadPinnedProgram(h.BPFPath(BPFProgramFolder, name), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open program %s: %w", name, err)
+	}
+	if h.opened == nil {
+		h.opened = map[string]*ebpf.Program{}
+	}
+	h.opened[name] = p
+	return p, nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/netns"
@@ -55,6 +56,7 @@ type Host struct {
 	pids     cached[map[uint64][]int]
 	maps     map[string][]BPFMap // open ones, by base
 	programs cached[BPFProgram]
+	opened   map[string]*ebpf.Program // by name
 }
 
 // Open makes the handles for the network namespace that the process runs in, or for that of Options.RootNS. It writes
@@ -85,6 +87,9 @@ func (h *Host) Close() error {
 	for _, ms := range h.maps {
 		closeMaps(ms)
 	}
+	for _, p := range h.opened {
+		p.Close()
+	}
 	h.threads.stop()
 	return nil
 }
@@ -105,6 +110,7 @@ func (h *Host) Forget() {
 	h.pids.forget()
 	clear(h.maps)
 	h.programs.forget()
+	clear(h.opened)
 }
 
 // Path is a path below the node's run folder.

@@ -56,6 +56,7 @@ func (h *Host) ForgetMaps() {
 	defer h.mu.Unlock()
 	clear(h.maps)
 	h.programs.forget()
+	clear(h.opened)
 }
 
 func closeMaps(ms []BPFMap) {
