@@ -93,8 +93,8 @@ func PlanDestroy(ctx context.Context, h *host.Host) (*resource.Plan, *Observed, 
 }
 
 // Destroy carries out a plan of PlanDestroy and nothing else, verifies that nothing is left that plumb owns on the host,
-// and then removes the node's run folder: records, prior values, cache and lock. The caller holds the lock; it ends with
-// the caller's unlock.
+// and then removes the node's folder of the BPF file system and its run folder: records, prior values, cache and lock. The
+// caller holds the lock; it ends with the caller's unlock.
 func Destroy(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions) error {
 	if err := Apply(ctx, h, p, opt); err != nil {
 		return err
@@ -103,6 +103,9 @@ func Destroy(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptio
 		return err
 	}
 	if err := h.UnshareFolder(); err != nil { // where a run was cut off just before
+		return err
+	}
+	if err := h.RemoveBPFFolders(); err != nil {
 		return err
 	}
 	return removeRunDir(h)
