@@ -49,7 +49,7 @@ func (o *Options) openHost(node string) (*host.Host, error) {
 	h, err := host.Open(host.Options{
 		Node:   node,
 		RunDir: filepath.Join(o.RunDir, node),
-		BPFFS:  filepath.Join(bpffs, "plumb", node),
+		BPFFS:  filepath.Join(bpffs, "plumb", host.BPFFileName(node)),
 		Cgroup: cgroup,
 	})
 	if err != nil {
