@@ -38,13 +38,13 @@ type datapath struct {
 func datapathOf(owned resource.State) datapath {
 	d := datapath{services: map[string]bool{}, checks: map[string]bool{}}
 	for _, id := range owned.IDs() {
-		switch r := any(owned[id]).(type) {
+		switch r := owned[id].(type) {
 		case nft.Table:
 			d.table = &r
 		case bpflink.Attachment:
 			p, ok := owned[r.Program].(bpfprog.Program)
-			if !ok {
-				continue // it runs, but nobody knows what it is
+			if !ok || r.Fault != "" {
+				continue // nobody knows what runs, or it doesn't
 			}
 			serves := slices.ContainsFunc(p.Maps, func(m resource.ID) bool { return strings.HasPrefix(m.Name, "frontends.") })
 			switch {
