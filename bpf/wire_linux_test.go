@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -31,7 +32,10 @@ type datapath struct{ *path }
 
 func newDatapath(t *testing.T, settings map[string]uint32) datapath {
 	t.Helper()
-	return datapath{newPath(t, "packet", settings)}
+	p := newPath(t, "packet", settings)
+	// Flows are written by the tests themselves here, so any may be known.
+	p.put("marked", uint32(0), bytes.Repeat([]byte{1}, int(p.Maps["marked"].ValueSize())))
+	return datapath{p}
 }
 
 // empty adds a service that nobody stands behind.
