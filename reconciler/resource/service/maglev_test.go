@@ -73,6 +73,28 @@ func TestMaglevOrder(t *testing.T) {
 	}
 }
 
+// Both ways to fill a table give the same.
+func TestMaglevWays(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		size := uint32([]int{2, 3, 251, 2039, 4093, 16381, fewSize}[r.IntN(7)])
+		var walks []walk
+		for i := range 1 + r.IntN(few) {
+			w := walk{at: r.Uint32N(size), step: 1 + r.Uint32N(size-1), weight: 1 + r.IntN(3)*r.IntN(100), slot: uint16(i)}
+			for common(w.step, size) != 1 {
+				w.step++
+			}
+			walks = append(walks, w)
+		}
+		a, b := make([]uint16, size), make([]uint16, size)
+		fillFew(a, slices.Clone(walks))
+		fillMany(b, slices.Clone(walks))
+		if !slices.Equal(a, b) {
+			t.Fatalf("seed %d: tables of %+v differ", seed, walks)
+		}
+	}
+}
+
 // A backend that goes moves its own share, and of the others' at most 1 % of the table, in the mean of 20 seeds.
 func TestMaglevDisruption(t *testing.T) {
 	for _, c := range []struct{ backends, size int }{{3, 4093}, {10, 16381}, {50, 65521}, {100, 131071}} {
