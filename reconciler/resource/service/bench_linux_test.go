@@ -65,6 +65,29 @@ func benchHost(b *testing.B, n int) *host.Host {
 	return h
 }
 
+func BenchmarkMaglev(b *testing.B) {
+	for _, c := range []struct {
+		name              string
+		n, backends, size int
+	}{{"10000 of 4093", 10000, 3, 4093}, {"100 of 16381", 100, 10, 16381}, {"10 of 131071", 10, 100, 131071}} {
+		b.Run(c.name, func(b *testing.B) {
+			table := make([]uint16, c.size)
+			sets := make([][]candidate, 64)
+			for i := range sets {
+				sets[i] = candidates(uint64(i), c.backends)
+			}
+			start, stop := cpu(b)
+			for b.Loop() {
+				start()
+				for i := range c.n {
+					fillMaglev(table, sets[i%len(sets)])
+				}
+				stop()
+			}
+		})
+	}
+}
+
 func BenchmarkCreate(b *testing.B) {
 	for _, algorithm := range []string{resource.Random, resource.Maglev} {
 		b.Run("10000 "+algorithm, func(b *testing.B) {

@@ -120,21 +120,3 @@ func TestMaglevDisruption(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkMaglev(b *testing.B) {
-	for _, c := range []struct {
-		name           string
-		backends, size int
-	}{{"3 of 4093", 3, 4093}, {"10 of 16381", 10, 16381}, {"100 of 131071", 100, 131071}} {
-		b.Run(c.name, func(b *testing.B) {
-			table := make([]uint16, c.size)
-			sets := make([][]candidate, 64)
-			for i := range sets {
-				sets[i] = candidates(uint64(i), c.backends)
-			}
-			for i := 0; b.Loop(); i++ {
-				fillMaglev(table, sets[i%len(sets)])
-			}
-		})
-	}
-}
