@@ -1,4 +1,3 @@
-// Package bpf is the data path: its programs and maps in C, compiled, and their layout in Go.
 package bpf
 
 import (

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 var all = map[string]uint32{"redirect": 1, "source_check": 1}
@@ -31,19 +33,26 @@ var bothFamilies = []hosts{addrs("10.0.0.%s", false), addrs("fd00:10::%s", true)
 
 func on(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
-// each runs a test for TCP and UDP, IPv4 and IPv6, with a path that has pods.
-func each(t *testing.T, test func(t *testing.T, p *path, f hosts, proto uint8)) {
-	p := newPath(t, "packet", all)
-	for _, f := range bothFamilies {
+// common are the programs of all tests that use each: to load them takes long on some machines.
+var common *ebpf.Collection
+
+// each runs a test for TCP and UDP, IPv4 and IPv6, with pods and nothing else in the maps.
+func each(t *testing.T, test func(t *testing.T, p *path, h hosts, proto uint8)) {
+	if common == nil {
+		common = load(t, "packet", all)
+	}
+	p := &path{common, t}
+	p.clear()
+	for _, h := range bothFamilies {
 		for name, proto := range map[string]uint8{"TCP": TCP, "UDP": UDP} {
-			t.Run(f.name+" "+name, func(t *testing.T) {
-				q := &path{p.Collection, t}
-				q.pod(f.client, Veth, 10)
-				q.pod(f.backend, Veth, 20)
-				q.pod(f.other, Netkit, 21)
-				q.pod(f.bridged, Bridge, 30)
-				q.pod(f.bridged2, Bridge, 31)
-				test(t, q, f, proto)
+			t.Run(h.name+" "+name, func(t *testing.T) {
+				q := &path{common, t}
+				q.pod(h.client, Veth, 10)
+				q.pod(h.backend, Veth, 20)
+				q.pod(h.other, Netkit, 21)
+				q.pod(h.bridged, Bridge, 30)
+				q.pod(h.bridged2, Bridge, 31)
+				test(t, q, h, proto)
 			})
 		}
 	}

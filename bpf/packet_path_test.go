@@ -33,6 +33,14 @@ type path struct {
 
 func newPath(t testing.TB, object string, settings map[string]uint32) *path {
 	t.Helper()
+	p := &path{load(t, object, settings), t}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// load loads an object with maps of its own.
+func load(t testing.TB, object string, settings map[string]uint32) (c *ebpf.Collection) {
+	t.Helper()
 	kindtest.NeedRoot(t)
 	spec, err := Spec(object)
 	if err != nil {
@@ -48,13 +56,32 @@ func newPath(t testing.TB, object string, settings map[string]uint32) *path {
 			t.Fatal(err)
 		}
 	}
-	p := &path{t: t}
-	err = lifted(func() (err error) { p.Collection, err = ebpf.NewCollection(spec); return err })
-	if err != nil {
+	if err := lifted(func() (err error) { c, err = ebpf.NewCollection(spec); return err }); err != nil {
 		t.Fatalf("%+v", err)
 	}
-	t.Cleanup(p.Close)
-	return p
+	return c
+}
+
+// clear makes all maps as they were at first, but for the tables of Maglev.
+func (p *path) clear() {
+	p.t.Helper()
+	for _, m := range p.Maps {
+		if m.Type() != ebpf.Hash && m.Type() != ebpf.LRUHash {
+			continue
+		}
+		key := make([]byte, m.KeySize())
+		for {
+			if err := m.NextKey(nil, &key); errors.Is(err, ebpf.ErrKeyNotExist) {
+				break
+			} else if err != nil {
+				p.t.Fatal(err)
+			}
+			if err := m.Delete(key); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+	p.put("marked", uint32(0), make([]byte, p.Maps["marked"].ValueSize()))
 }
 
 func (p *path) put(base string, key, value any) {

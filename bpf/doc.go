@@ -1,0 +1,87 @@
+/*
+Package bpf is the data path: its programs and maps in C, compiled, and their layout in Go.
+
+# Programs of sockets
+
+Object socket acts when a connection is made, on the node's cgroup: connect4, connect6, sendmsg4 and sendmsg6 put a backend's
+address in the place of the service's; recvmsg4, recvmsg6, getpeername4 and getpeername6 tell the program the service's
+address again; sock_release forgets. What comes of it are packets that know nothing of services.
+
+# Programs of packets
+
+Object packet acts on the links of pods; object forward is the same without services.
+
+	from_pod        ingress of the root namespace's end of a pod's pair (veth, netkit, a bridge's port)
+	to_pod          egress of that end
+	pod_egress      egress of a macvlan or ipvlan pod's own device
+	pod_ingress     ingress of it
+	uplink_ingress  of the uplink of macvlan and ipvlan pods
+	uplink_egress   of it
+
+A service is translated next to its client, both ways, whatever is behind it: the client's from_pod or pod_egress makes the
+destination a backend, its to_pod or pod_ingress makes the source of the answer the service. So everything in between, the
+stack, its routes and its firewall, sees pods talk to each other, and a packet is never translated twice. One exception:
+what goes straight into a pod doesn't pass its to_pod, so from_pod translates those answers on the backend's side, and
+only those.
+
+	client (veth)         10.0.0.10:4000 > 10.96.0.1:80
+	  its from_pod        the source is its own; no pod has the destination; flow or frontend -> backend 10.0.0.20:8080,
+	                      destination rewritten; that pod is in `endpoints` -> its MACs, one hop less, bpf_redirect_peer
+	backend (veth)        10.0.0.20:8080 > 10.0.0.10:4000
+	  its from_pod        the destination is in `endpoints` and can be reached straight; flow -> source 10.96.0.1:80;
+	                      bpf_redirect_peer
+
+	backend elsewhere     the packet passes the stack after from_pod, which routes it, to an uplink or another device;
+	                      the answer comes through the stack to the client's to_pod
+	client and backend    from_pod gives the frame the backend's MAC, so the bridge leads it there without the stack;
+	on one bridge         the answer is bridged to the client's to_pod
+	macvlan, ipvlan       pod_egress rewrites; a macvlan neighbour gets the frame by its MAC, ipvlan goes by addresses, an
+	                      ipvlan-l3 pod sends to other attachments by its other device; the answer passes pod_ingress
+	a pod that asks       the source becomes the service's address, or the pod would take the packet for a martian; the
+	itself                frame turns around at the device; its answer, to the service's address, does the same
+
+A service's address is never a pod's, so what goes to a pod of the node isn't looked up among services. What isn't marked
+in `marked` isn't looked up among flows. So packets between pods cost two lookups, for the source check and the way there.
+
+A service without backends is refused in its name, by RST or ICMP port unreachable. ICMP errors that quote a translated
+packet are translated back, and fragments follow their first one. Frames with a VLAN tag are left alone, and so are packets
+with more extension headers than anybody sends; packets that contradict themselves are dropped where pods send them.
+
+What a pod receives straight may be larger than its device's MTU: devices take what comes, and it is one copy less than
+fragments would be. At its last hop a packet passes the stack, which answers it.
+
+# Flows
+
+A flow has two entries in `flows`, one for the packets of each direction; each knows what its packets become, and so the
+key of the other one. A flow keeps its backend, whatever becomes of the service, until it is over:
+
+	TCP    60 s until it is answered, 6 h then, 10 s after both sides closed it or one of them reset it
+	UDP    60 s until it is answered, 180 s then
+
+after the last packet, which is noted once a second. That is looked at when the next packet comes; what is over and never
+asked for again is swept by a timer, or goes when others need the room. A SYN that follows another after more than a second,
+or a closed connection, starts anew: it may get another backend. Where only one of the two entries has gone, the client's
+next packet restores it. A client can't have two flows to one backend from one port, by two services: the second is refused
+room (`no-room`) as long as the first lives.
+
+# The source check
+
+from_pod drops what has another source than the pod's own addresses, IPv4, IPv6, in ARP or in a neighbour advertisement. IPv6
+link-local sources, duplicate address detection and DHCP may do without one; IPv4 link-local sources may not. On an uplink the
+sender is known by its MAC: frames with a macvlan pod's MAC have to have its address, coming or going. ipvlan pods have the
+uplink's MAC, as the node has; there, uplink_egress drops what this node didn't forward and yet has the address of a pod
+that lives elsewhere. Frames of strangers, and of the node, are never dropped.
+
+# Maps
+
+	frontends, slots, members, maglev_*   services: what is asked for, who answers, where a backend stands, tables
+	endpoints, macs, namespaces           pods: by address, by MAC (macvlan), by their namespaces' cookies
+	flows, marked, fragments              translated flows; where there may be any; ports of fragments
+	affinities                            clients of services with affinity
+	sock_forward, sock_reverse            what sockets asked for, and what they got
+	counters                              packets by what became of them
+	swept                                 the timer
+
+Configuration alone is in the first two lines; the rest is learnt.
+*/
+package bpf
