@@ -1,6 +1,6 @@
 // Command datapath measures what a way to a service costs beside talking to the pod itself, on this kernel:
 //
-//	bench-datapath [-rounds N] [-seconds S] [-attach veth|bridge|macvlan] [-services 1,10000] [-paths direct,kubeproxy]
+//	bench-datapath [-rounds N] [-seconds S] [-attach veth|bridge|macvlan] [-services 1,10000] [-paths direct,nft,kubeproxy]
 //
 // Every path has a bed of its own: a node, a client pod and server pods in network namespaces that live as long as the
 // run, with nothing else in them, so that paths share no connection, no port and no rule. Rounds go over all paths in
@@ -11,7 +11,8 @@
 //	bed.go     the namespaces of one path, by kind of attachment
 //	paths.go   what is measured: a path is a name and what it sets up
 //	kubeproxy.go  the anchor, a ruleset in kube-proxy's shape, loaded by nft
-//	load.go    client and server, processes of this binary that are pinned to one CPU each
+//	load.go    starting client and servers, processes of this binary that are pinned to one CPU each
+//	child.go   what they do
 //	figures.go medians, intervals, the table
 //
 // A connection costs what the processes of client and servers ran, plus the kernel's softirq threads of their CPUs. On a
@@ -48,7 +49,7 @@ func main() {
 	o := options{}
 	seconds := flag.Float64("seconds", 0.3, "length of one measurement")
 	services := flag.String("services", "1,10000", "`numbers` of services on the node")
-	paths := flag.String("paths", "direct,kubeproxy", "`names` of paths; the others are compared with the first")
+	paths := flag.String("paths", "direct,nft,kubeproxy", "`names` of paths; the others are compared with the first")
 	flag.IntVar(&o.rounds, "rounds", 12, "rounds over all paths; claims below 10 % need 120")
 	flag.StringVar(&o.attach, "attach", "veth", "veth, bridge or macvlan")
 	flag.IntVar(&o.backends, "backends", 1, "backends of a service")

@@ -2,7 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/nft"
 )
 
 // port is where servers listen and services are.
@@ -23,6 +30,29 @@ var paths = map[string]path{
 		return netip.AddrPortFrom(b.backend[0], 8080).String(), nil
 	}},
 	"kubeproxy": {setup: kubeProxy},
+	"nft":       {setup: plumbNFT},
+}
+
+// plumbNFT makes plumb's own table in the node's namespace, by its kind.
+func plumbNFT(ctx context.Context, b *bed, services int) (string, error) {
+	h, err := host.Open(host.Options{Node: "bench", RootNS: fmt.Sprintf("/proc/self/fd/%d", b.node.Fd())})
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	var t nft.Table
+	for i := range services {
+		f := resource.Frontend{Address: serviceAddr(i), Port: 8080, Protocol: "TCP", Algorithm: resource.Random}
+		for _, to := range backendsOf(b, i) {
+			f.Backends = append(f.Backends, resource.Backend{Address: to, Port: 8080, Weight: 1, State: resource.Active})
+		}
+		t.Frontends = append(t.Frontends, f)
+	}
+	slices.SortFunc(t.Frontends, func(a, b resource.Frontend) int { return strings.Compare(a.Name(), b.Name()) })
+	if b.attach != "veth" {
+		t.Segments = []string{"ground"}
+	}
+	return netip.AddrPortFrom(serviceAddr(0), 8080).String(), (nft.Ops{}).Create(ctx, h, t)
 }
 
 // serviceAddr is the address of service i. The client connects to the first one; the others are there.

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// child is the process in a pod: "server PORT" or "client ADDRESS". It ends with its input.
+func child(args []string) {
+	runtime.LockOSThread()
+	err := errors.New("expected server or client")
+	switch args[0] {
+	case "server":
+		err = serve(args[1])
+	case "client":
+		err = client(args[1])
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", args[0], err)
+		os.Exit(1)
+	}
+}
+
+// raw makes a system call that the runtime knows nothing of. Of one that it knows, and that blocks, it wakes up fifty times
+// a millisecond to see whether somebody else could have the CPU.
+func raw(call uintptr, args ...uintptr) (int, error) {
+	var a [6]uintptr
+	copy(a[:], args)
+	for {
+		n, _, errno := unix.RawSyscall6(call, a[0], a[1], a[2], a[3], a[4], a[5])
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+			continue
+		}
+		return -1, errno
+	}
+}
+
+func read(fd int, b []byte) (int, error) {
+	return raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+}
+
+func send(fd int, b []byte) (int, error) {
+	return raw(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+}
+
+func closeFD(fd int) { _, _ = raw(unix.SYS_CLOSE, uintptr(fd)) }
+
+// What a connection's first byte asks for.
+const (
+	once = 'c' // this byte back, then the end
+	echo = 'e' // every byte back
+	sink = 's' // nothing back
+)
+
+// serve answers one connection after the other.
+func serve(port string) error {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = setCubic(l)
+	}
+	if err == nil { // how long it may take to see that the input has ended
+		err = unix.SetsockoptTimeval(l, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
+	}
+	if err == nil { // connections come with their first byte, so that none is waited for while others have theirs
+		err = unix.SetsockoptInt(l, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5)
+	}
+	if err == nil {
+		err = unix.Bind(l, &unix.SockaddrInet4{Port: n})
+	}
+	if err == nil {
+		err = unix.Listen(l, 1024)
+	}
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	fmt.Println("ready")
+	buf := make([]byte, 256<<10)
+	for {
+		c, err := raw(unix.SYS_ACCEPT4, uintptr(l), 0, 0, unix.SOCK_CLOEXEC)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			in := []unix.PollFd{{Fd: 0, Events: unix.POLLIN}}
+			if k, _ := unix.Poll(in, 0); k > 0 {
+				return nil
+			}
+			continue
+		case errors.Is(err, unix.ECONNABORTED):
+			continue
+		case err != nil:
+			return fmt.Errorf("accept: %w", err)
+		}
+		answerAll(c, buf)
+		closeFD(c)
+	}
+}
+
+// answerAll serves one connection to its end.
+func answerAll(c int, buf []byte) {
+	for asked := byte(0); ; {
+		k, err := read(c, buf)
+		if err != nil || k == 0 {
+			return
+		}
+		if asked == 0 {
+			asked = buf[0]
+		}
+		if asked != sink {
+			_, err = send(c, buf[:k])
+		}
+		if err != nil || asked == once {
+			return
+		}
+	}
+}
+
+// client does what it is told, one line an order, and answers in JSON.
+func client(target string) error {
+	at, err := netip.ParseAddrPort(target)
+	if err != nil {
+		return err
+	}
+	to := &unix.RawSockaddrInet4{Family: unix.AF_INET, Port: at.Port()<<8 | at.Port()>>8, Addr: at.Addr().As4()}
+	fmt.Println("ready")
+	out := json.NewEncoder(os.Stdout)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		var what string
+		var ns int64
+		var a answer
+		_, err := fmt.Sscan(in.Text(), &what, &ns)
+		if err == nil {
+			start, d := time.Now(), time.Duration(ns)
+			switch what {
+			case "stream":
+				err = a.stream(to, start.Add(d))
+			case "connect":
+				err = a.connect(to, start.Add(d))
+			case "rr":
+				err = a.roundTrips(to, start.Add(d))
+			}
+			a.Seconds = time.Since(start).Seconds()
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		if err := out.Encode(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var cubic = []byte("cubic")
+
+// setCubic chooses the congestion control, which may be BBR without the queueing that it needs. Other namespaces than the
+// first one can't have it as their default.
+func setCubic(fd int) error {
+	if err := setOption(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, unsafe.Pointer(&cubic[0]), len(cubic)); err != nil {
+		return fmt.Errorf("set congestion control cubic: %w", err)
+	}
+	return nil
+}
+
+func setOption(fd, level, name int, value unsafe.Pointer, size int) error {
+	_, err := raw(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(value), uintptr(size))
+	return err
+}
+
+var reset = unix.Linger{Onoff: 1}
+
+// begun opens a connection that leaves nothing behind when it is closed. It is on its way: the first write waits for it.
+func begun(to *unix.RawSockaddrInet4) (int, error) {
+	c, err := raw(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = setOption(c, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&reset), int(unsafe.Sizeof(reset)))
+	if err == nil {
+		err = setCubic(c)
+	}
+	if err == nil {
+		_, err = raw(unix.SYS_CONNECT, uintptr(c), uintptr(unsafe.Pointer(to)), unsafe.Sizeof(*to))
+	}
+	if err == nil || errors.Is(err, unix.EINPROGRESS) {
+		_, err = raw(unix.SYS_FCNTL, uintptr(c), unix.F_SETFL, 0) // blocking from here on
+	}
+	if err != nil {
+		closeFD(c)
+		return -1, fmt.Errorf("connect: %w", err)
+	}
+	return c, nil
+}
+
+func (a *answer) stream(to *unix.RawSockaddrInet4, until time.Time) error {
+	c, err := begun(to)
+	if err != nil {
+		return err
+	}
+	defer closeFD(c)
+	buf := make([]byte, 128<<10)
+	buf[0] = sink
+	for time.Now().Before(until) {
+		k, err := send(c, buf)
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		a.Count += k
+	}
+	return nil
+}
+
+// inFlight is how many connections a client has at a time. With one, both CPUs would mostly wait, and falling asleep and
+// being woken, which is dear in a virtual machine, would be most of what is measured.
+const inFlight = 16
+
+// connect counts connections with one byte there and one back.
+func (a *answer) connect(to *unix.RawSockaddrInet4, until time.Time) error {
+	open := make([]int, 0, inFlight)
+	for time.Now().Before(until) {
+		var err error
+		for range inFlight {
+			c, openErr := begun(to)
+			if openErr != nil {
+				err = openErr
+				break
+			}
+			open = append(open, c)
+		}
+		for _, c := range open {
+			if err == nil {
+				err = say(c, once)
+			}
+		}
+		for _, c := range open {
+			if err == nil {
+				err = hear(c)
+			}
+			closeFD(c)
+			a.Count++
+		}
+		if err != nil {
+			return err
+		}
+		open = open[:0]
+	}
+	return nil
+}
+
+func (a *answer) roundTrips(to *unix.RawSockaddrInet4, until time.Time) error {
+	c, err := begun(to)
+	if err != nil {
+		return err
+	}
+	defer closeFD(c)
+	took := make([]float64, 0, 1<<16)
+	for last := time.Now(); last.Before(until); {
+		if err := say(c, echo); err != nil {
+			return err
+		}
+		if err := hear(c); err != nil {
+			return err
+		}
+		now := time.Now()
+		took = append(took, float64(now.Sub(last).Nanoseconds())/1e3)
+		last = now
+	}
+	slices.Sort(took)
+	a.Count, a.P50, a.P99 = len(took), took[len(took)/2], took[len(took)*99/100]
+	return nil
+}
+
+// letter is the byte that goes there and comes back.
+var letter = make([]byte, 1)
+
+func say(c int, what byte) error {
+	letter[0] = what
+	if _, err := send(c, letter); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+func hear(c int) error {
+	k, err := read(c, letter)
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	if k == 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
