@@ -16,8 +16,8 @@ func (d datapath) flow(t *testing.T, proto uint8, client, front, behind netip.Ad
 		return FlowKey{Src: AddressOf(src.Addr()), Sport: PortOf(src.Port()),
 			Dst: AddressOf(dst.Addr()), Dport: PortOf(dst.Port()), Proto: proto}
 	}
-	there := Flow{Addr: AddressOf(behind.Addr()), Port: PortOf(behind.Port()), Kind: FlowForward, Seen: 1 << 31}
-	back := Flow{Addr: AddressOf(front.Addr()), Port: PortOf(front.Port()), Kind: FlowReverse, Seen: 1 << 31}
+	there := Flow{Addr: AddressOf(behind.Addr()), Port: PortOf(behind.Port()), Kind: FlowForward, Seen: seconds(t)}
+	back := Flow{Addr: AddressOf(front.Addr()), Port: PortOf(front.Port()), Kind: FlowReverse, Seen: seconds(t)}
 	answers := key(behind, client)
 	if client.Addr() == behind.Addr() {
 		there.Kind, back.Kind = FlowHairpinForward, FlowHairpinReverse

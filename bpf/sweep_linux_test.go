@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/google/go-cmp/cmp"
 
 	"plumb.internal/plumb/internal/kindtest"
@@ -22,6 +24,9 @@ type sweptMaps struct {
 func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*ebpf.Map) sweptMaps {
 	t.Helper()
 	kindtest.NeedRoot(t)
+	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnTimerInit); errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skip("this kernel has no timers for eBPF programs")
+	}
 	spec, err := loadSweep()
 	if err != nil {
 		t.Fatal(err)
@@ -42,9 +47,6 @@ func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*e
 		c, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: keep})
 		return err
 	})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		t.Skip("this kernel has no timers for eBPF programs: ", err)
-	}
 	if err != nil {
 		var v *ebpf.VerifierError
 		errors.As(err, &v)

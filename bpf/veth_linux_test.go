@@ -46,6 +46,9 @@ func (p pods) within(t *testing.T, ns *os.File, fn func(h *netlink.Handle) error
 }
 
 func newPods(t *testing.T, way string, settings map[string]uint32) pods {
+	if way == "tcx" && errors.Is(tcx(t), ebpf.ErrNotSupported) {
+		t.Skip("this kernel has no tcx")
+	}
 	p := pods{datapath: newDatapath(t, settings)}
 	p.host, p.client, p.backend = kindtest.Namespace(t), kindtest.Namespace(t), kindtest.Namespace(t)
 	p.within(t, p.host, func(*netlink.Handle) error {
@@ -62,6 +65,14 @@ func newPods(t *testing.T, way string, settings map[string]uint32) pods {
 	p.awaitCarrier(t, p.client, "eth0")
 	p.awaitCarrier(t, p.backend, "eth0")
 	return p
+}
+
+// tcx asks the kernel whether it has tcx: without, it doesn't know the question either.
+func tcx(t *testing.T) error {
+	t.Helper()
+	kindtest.NeedRoot(t)
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	return err
 }
 
 // connect makes a pair between the host and a pod that has two addresses of its own.
@@ -163,6 +174,14 @@ func (p pods) awaitCarrier(t *testing.T, ns *os.File, devices ...string) {
 					return fmt.Errorf("%s has no carrier after 5 s", name)
 				}
 			}
+			// The rest, IPv6 above all, happens under a lock that this waits for.
+			l, err := h.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			if err := h.LinkSetUp(l); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -178,9 +197,6 @@ func (p pods) attach(t *testing.T, h *netlink.Handle, way string, l netlink.Link
 	if way == "tcx" {
 		for program, at := range map[string]ebpf.AttachType{"from_pod": ebpf.AttachTCXIngress, "to_pod": ebpf.AttachTCXEgress} {
 			k, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p.Programs[program], Attach: at})
-			if errors.Is(err, ebpf.ErrNotSupported) {
-				t.Skip("this kernel has no tcx")
-			}
 			if err != nil {
 				return err
 			}
@@ -401,26 +417,25 @@ func TestBackendRefuses(t *testing.T) {
 // A client that has gone is known to its backend, by the client's error.
 func TestClientRefuses(t *testing.T) {
 	eachWay(t, func(t *testing.T, p pods, client, front, behind netip.AddrPort) {
-		p.within(t, p.backend, func(*netlink.Handle) error {
-			listening, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(behind))
-			if err != nil {
-				return err
-			}
-			defer listening.Close()
-			if err := listening.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-				return err
-			}
-			c := p.mustDial(t, p.client, "udp", client, front)
-			defer c.Close()
-			if _, err := c.Write([]byte("hello")); err != nil {
-				return err
-			}
-			_, from, err := listening.ReadFromUDPAddrPort(make([]byte, 16))
-			if from.Addr().Unmap() != client.Addr() {
-				t.Errorf("the backend was asked by %v, want %v", from, client)
-			}
+		var listening *net.UDPConn
+		p.within(t, p.backend, func(*netlink.Handle) (err error) {
+			listening, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(behind))
 			return err
 		})
+		defer listening.Close()
+		if err := listening.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		c := p.mustDial(t, p.client, "udp", client, front)
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := listening.ReadFromUDPAddrPort(make([]byte, 16))
+		if err != nil || from.Addr().Unmap() != client.Addr() {
+			t.Fatalf("the backend was asked by %v (%v), want %v", from, err, client)
+		}
+		c.Close()
+		listening.Close()
 		refused(t, p.mustDial(t, p.backend, "udp", behind, client), []byte("answer"))
 	})
 }
