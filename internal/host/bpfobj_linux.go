@@ -121,7 +121,11 @@ func (l BPFLink) Cgroup() uint64 { return *(*uint64)(unsafe.Pointer(&l.target)) 
 // ReadBPFLink reads a pinned link. The error wraps fs.ErrNotExist where there is no such pin, and ErrBPFType where it is
 // one of something else.
 func ReadBPFLink(path string) (l BPFLink, err error) {
-	err = withBPF(path, "bpf-link", func(fd int) error { return bpfInfo(fd, &l) })
+	// Of which kind a pin is would be one more call; other objects have other types in this place, but by chance.
+	err = withBPF(path, "", func(fd int) error { return bpfInfo(fd, &l) })
+	if err == nil && l.Type != BPFLinkCgroup && l.Type != BPFLinkTCX {
+		err = fmt.Errorf("%w: %s", ErrBPFType, path)
+	}
 	return l, err
 }
 
@@ -144,7 +148,7 @@ type programInfo struct {
 	Name     [16]byte
 }
 
-// withBPF opens a pin and checks of what it is.
+// withBPF opens a pin and checks of what it is, unless kind is "".
 func withBPF(path, kind string, use func(fd int) error) error {
 	name, err := unix.BytePtrFromString(path)
 	if err != nil {
@@ -162,12 +166,14 @@ func withBPF(path, kind string, use func(fd int) error) error {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
+	if kind == "" {
+		return use(fd)
+	}
 	target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return err
 	}
-	// Links are "bpf_link" or "bpf-link", by kernel.
-	if !strings.HasSuffix(strings.ReplaceAll(target, "_", "-"), kind) {
+	if !strings.HasSuffix(target, kind) {
 		return fmt.Errorf("%w: %s is a %s", ErrBPFType, path, strings.TrimPrefix(target, "anon_inode:"))
 	}
 	return use(fd)

@@ -38,7 +38,9 @@ type Attachment struct {
 	Program resource.ID // zero where an observed one isn't a pinned program
 	// Link is the resource that makes the device; zero for somebody else's (an uplink) and the cgroup.
 	Link resource.ID
-	From string
+	// Knows are the pods that the program must have been told of before it sees packets: it drops those of strangers.
+	Knows []resource.ID
+	From  string
 
 	// Fault is how an observed attachment doesn't work as it should, such as "detached"; "" otherwise.
 	Fault string
@@ -62,9 +64,9 @@ func For(netns, dev, hook string) resource.ID {
 // ID implements resource.Resource.
 func (a Attachment) ID() resource.ID { return For(a.NetNS, a.Dev, a.Hook) }
 
-// After implements resource.Resource: the program and the device.
+// After implements resource.Resource: the program, the device, and what the program has to know.
 func (a Attachment) After() []resource.ID {
-	ids := a.DiesWith()
+	ids := append(a.DiesWith(), a.Knows...)
 	if a.Program != (resource.ID{}) {
 		ids = append(ids, a.Program)
 	}

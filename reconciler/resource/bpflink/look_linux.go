@@ -118,29 +118,26 @@ func programID(name string) resource.ID {
 func look(h *host.Host, ns *host.NS, a Attachment, index int, programs map[uint32]string) (*found, error) {
 	f := &found{Attachment: Attachment{NetNS: a.NetNS, Dev: a.Dev, Hook: a.Hook, Way: a.Way}, at: index, cgroup: h.Cgroup}
 	var kept *host.BPFLink
-	record, err := os.Readlink(f.Attachment.file(h))
+	l, err := host.ReadBPFLink(f.Attachment.file(h))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.Is(err, unix.EINVAL): // not a symbolic link: a pin
-		l, err := host.ReadBPFLink(f.Attachment.file(h))
-		switch {
-		case errors.Is(err, host.ErrBPFType):
-			f.file, f.Fault = true, detached
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return nil, fmt.Errorf("read the link of %s: %w", a.ID(), err)
-		default:
-			f.file, kept = true, &l
-			f.Way = TCX
-			if a.Dev == "" {
-				f.Way = Link
-			}
+	case errors.Is(err, host.ErrBPFType):
+		f.file, f.Fault = true, detached
+	case errors.Is(err, fs.ErrNotExist): // the records of what isn't a link lead nowhere
+		record, err := os.Readlink(f.Attachment.file(h))
+		if err == nil {
+			f.file = true
+			f.read(record)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read the record of %s: %w", a.ID(), err)
 		}
 	case err != nil:
-		return nil, fmt.Errorf("read the record of %s: %w", a.ID(), err)
+		return nil, fmt.Errorf("read the link of %s: %w", a.ID(), err)
 	default:
-		f.file = true
-		f.read(record)
+		f.file, kept = true, &l
+		f.Way = TCX
+		if a.Dev == "" {
+			f.Way = Link
+		}
 	}
 	switch {
 	case a.Dev == "":
