@@ -6,30 +6,44 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Mount finds where a file system of a type ("bpf", "cgroup2") is mounted: the first such mount of this process's mount
-// namespace that no other one covers. The error wraps fs.ErrNotExist where there is none.
+// usual is where file systems are found on most machines. Containers and tests have more of them, elsewhere and for a while.
+var usual = []string{"/sys/fs/bpf", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+
+// Mount finds where a file system of a type ("bpf", "cgroup2") is mounted in this process's mount namespace: the usual
+// place, else the first such mount. One that another mount covers doesn't count. The error wraps fs.ErrNotExist where there
+// is none.
 func Mount(fstype string) (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("look for a %s mount: %w", fstype, err)
 	}
 	defer f.Close()
+	first := ""
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		if fields := strings.Fields(before); strings.HasPrefix(after, fstype+" ") && len(fields) > 4 {
-			if path := unescape(fields[4]); device(path) == fields[2] {
+			path := unescape(fields[4])
+			switch {
+			case device(path) != fields[2]:
+			case slices.Contains(usual, path):
 				return path, nil
+			case first == "":
+				first = path
 			}
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return "", fmt.Errorf("look for a %s mount: %w", fstype, err)
+	}
+	if first != "" {
+		return first, nil
 	}
 	return "", fmt.Errorf("no %s file system is mounted: %w", fstype, fs.ErrNotExist)
 }
