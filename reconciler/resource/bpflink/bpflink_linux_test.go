@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -397,7 +398,7 @@ func TestDeviceReplaced(t *testing.T) {
 				if err := ops.Create(t.Context(), h, a); err != nil {
 					t.Fatal(err)
 				}
-				if owned, _ := observe(t, h); len(owned) != 1 || owned[0] != a {
+				if owned, _ := observe(t, h); len(owned) != 1 || !reflect.DeepEqual(owned[0], a) {
 					t.Fatalf("owned: %+v", owned)
 				}
 				if err := ops.Create(t.Context(), h, a); err == nil {
@@ -416,7 +417,7 @@ func TestDeviceReplaced(t *testing.T) {
 				if err := ops.Create(t.Context(), h, a); err != nil { // as the reconciler does with a replaced device
 					t.Fatal(err)
 				}
-				if owned, _ := observe(t, h); len(owned) != 1 || owned[0] != a {
+				if owned, _ := observe(t, h); len(owned) != 1 || !reflect.DeepEqual(owned[0], a) {
 					t.Fatalf("owned: %+v", owned)
 				}
 				del()
@@ -468,7 +469,7 @@ func TestTwice(t *testing.T) {
 	if err := ops.Update(t.Context(), h, owned[0], a); err != nil {
 		t.Fatal(err)
 	}
-	if owned, _ := observe(t, h, a); len(owned) != 1 || owned[0] != a {
+	if owned, _ := observe(t, h, a); len(owned) != 1 || !reflect.DeepEqual(owned[0], a) {
 		t.Errorf("owned: %+v", owned)
 	}
 	one, two := runs["tc.1"](), runs["tc.2"]()
