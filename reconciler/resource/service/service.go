@@ -3,10 +3,13 @@
 //	maglev.go           the lookup tables of Maglev
 //	entries.go          a frontend as the entries of the maps, and back
 //	diff.go             what differs, in words, and whom it hurts
+//	order.go            in which order slots can be written
 //	observe_linux.go    all services from a dump of the maps
-//	service_linux.go    writing the entries that differ, in an order that no client notices
-//	tables_linux.go     which elements of the arrays of Maglev tables are free
+//	service_linux.go    the operations, and single entries
+//	change_linux.go     writing the entries that differ, in an order that no client notices
+//	maps_linux.go       the open maps, and which elements of the arrays of Maglev tables are free
 //	sweep_linux.go      what the data path remembers of backends that are gone
+//	sockets_linux.go    UDP sockets that are connected to such
 //
 // Everything in the maps is a function of the configuration, but for three things: which element holds a Maglev table,
 // where round-robin stands, and what the data path has learnt. Entries that are no service's, left by a plumb that was
