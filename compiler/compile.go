@@ -21,6 +21,8 @@ type Compiled struct {
 	// Warnings are what a person should know though nothing is wrong.
 	Warnings []string
 	Pods     []PodView
+	// Straight is set where pods of the node reach each other past its stack.
+	Straight bool
 }
 
 // PodView says where to look for a pod.
@@ -103,6 +105,7 @@ func (b *builder) settle() {
 	b.settleMTUs()
 	b.settleServices()
 	b.settleDatapath()
+	b.out.Straight = b.datapath.redirect
 }
 
 // checkIPv6 finds IPv6 ranges on a kernel without IPv6: one mistake, though every pod has an address of them.

@@ -74,7 +74,7 @@ func (b *builder) settleDatapath() {
 	case wayNftables:
 		b.checkMaglev()
 	}
-	if len(b.node.pods) > 0 && len(b.services) > 0 {
+	if len(b.node.pods) > 0 {
 		b.settleDevices()
 	}
 	if d.socket == "" && d.packet == "" {

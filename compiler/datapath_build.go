@@ -153,10 +153,16 @@ func (b *builder) attachDevices(used usedMaps) {
 	if d.packet == objectPacket {
 		needs = append(needs, features.MapLRUHash)
 	}
-	done := map[resource.ID]bool{} // an uplink has the programs once, for all its children
+	children := map[string][]resource.ID{} // by uplink: it has the programs once, for all of them
+	for _, w := range b.wirings {
+		if w.child() {
+			children[w.Uplink] = append(children[w.Uplink], endpoint.For(w.name))
+		}
+	}
+	done := map[resource.ID]bool{}
 	for _, w := range b.wirings {
 		for _, program := range devicePrograms(w.child(), d.packet == objectPacket) {
-			a := bpflink.Attachment{Way: d.hook, Link: w.link.ID(), From: w.path}
+			a := bpflink.Attachment{Way: d.hook, Link: w.link.ID(), From: w.path, Knows: []resource.ID{endpoint.For(w.name)}}
 			switch program {
 			case "from_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Ingress
@@ -168,8 +174,10 @@ func (b *builder) attachDevices(used usedMaps) {
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Ingress
 			case "uplink_egress":
 				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Egress, resource.ID{}
+				a.Knows = children[w.Uplink]
 			case "uplink_ingress":
 				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Ingress, resource.ID{}
+				a.Knows = children[w.Uplink]
 			}
 			if done[a.ID()] {
 				continue

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"plumb.internal/plumb/reconciler/resource"
@@ -81,19 +82,24 @@ func (f *fleet) readServicePorts(s *service) {
 		f.wrong(s, s.path, "", "ports is missing; add ports: http: {port: 80, targetPort: 8080}")
 	}
 	s.ports = make([]servicePort, 0, len(s.Ports))
-	for _, name := range slices.Sorted(maps.Keys(s.Ports)) {
-		p := servicePort{s.Ports[name], name}
+	for name, port := range s.Ports {
+		s.ports = append(s.ports, servicePort{port, name})
+	}
+	if len(s.ports) > 1 {
+		slices.SortFunc(s.ports, func(a, b servicePort) int { return strings.Compare(a.name, b.name) })
+	}
+	for i := range s.ports {
+		p := &s.ports[i]
 		if p.Protocol == "" {
 			p.Protocol = "TCP"
 		}
 		if p.TargetPort == 0 {
 			p.TargetPort = p.Port.Port
 		}
-		if j := slices.IndexFunc(s.ports, func(o servicePort) bool { return o.Port.Port == p.Port.Port && o.Protocol == p.Protocol }); j >= 0 {
-			f.wrong(s, s.portPath(p), s.portPath(s.ports[j]), "port %d/%s is there twice", p.Port.Port, p.Protocol)
-			continue
+		same := func(o servicePort) bool { return o.Port.Port == p.Port.Port && o.Protocol == p.Protocol }
+		if j := slices.IndexFunc(s.ports[:i], same); j >= 0 {
+			f.wrong(s, s.portPath(*p), s.portPath(s.ports[j]), "port %d/%s is there twice", p.Port.Port, p.Protocol)
 		}
-		s.ports = append(s.ports, p)
 	}
 }
 

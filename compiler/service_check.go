@@ -72,7 +72,9 @@ func (f *fleet) checkFrontends() {
 			ours[a.Addr] = place{s, a.index}
 			for _, p := range s.ports {
 				k := frontendKey{a.Addr, p.Port.Port, p.Protocol}
-				if o, ok := first[k]; ok {
+				if o, ok := first[k]; ok && o.service == s {
+					continue // said of the port
+				} else if ok {
 					f.wrong(s, from, element(o.service.path+".addresses", o.index), "%s port %d/%s is service %s's already",
 						a, p.Port.Port, p.Protocol, o.service.name)
 					continue

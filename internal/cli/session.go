@@ -146,7 +146,11 @@ func (s *session) surroundings(ctx context.Context) []string {
 			bridges = append(bridges, l.Name)
 		}
 	}
-	return s.host.Surroundings(ctx, prefixes, node.Uplinks, bridges...)
+	warnings := s.host.Surroundings(ctx, prefixes, node.Uplinks, bridges...)
+	if s.compiled.Straight {
+		warnings = append(warnings, s.host.Bypassed()...)
+	}
+	return warnings
 }
 
 // basis is what the plan follows from.
