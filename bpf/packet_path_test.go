@@ -99,6 +99,9 @@ func (p *path) run(program string, in []byte, ctx skb) (uint32, []byte) {
 		opts.Context = ctx
 	}
 	ret, err := p.Programs[program].Run(&opts)
+	if errors.Is(err, unix.EINVAL) && ctx != (skb{}) {
+		p.t.Skip("old kernels don't let a test say where a packet came from")
+	}
 	if errors.Is(err, unix.EINVAL) && len(in) < 14+40 {
 		return pass, in // newer kernels don't run programs on less than a header
 	}

@@ -149,10 +149,13 @@ func TestSourceIPvlan(t *testing.T) {
 			{"of another uplink", h.other, 0, shot},
 			{"the node's", h.outside, 0, pass},
 		} {
-			in := frame{src: on(c.src, 1), dst: on(h.outside, 2), proto: UDP}.bytes()
-			if ret, _ := p.run("uplink_egress", in, skb{IngressIfindex: c.from}); ret != c.want {
-				t.Errorf("%s, %s: %d", h.name, c.name, int32(ret))
-			}
+			t.Run(h.name+" "+c.name, func(t *testing.T) {
+				in := frame{src: on(c.src, 1), dst: on(h.outside, 2), proto: UDP}.bytes()
+				q := &path{p.Collection, t}
+				if ret, _ := q.run("uplink_egress", in, skb{IngressIfindex: c.from}); ret != c.want {
+					t.Errorf("uplink_egress says %d", int32(ret))
+				}
+			})
 		}
 	}
 }
