@@ -47,15 +47,14 @@ func datapathOf(owned resource.State) datapath {
 				continue // nobody knows what runs, or it doesn't
 			}
 			serves := slices.ContainsFunc(p.Maps, func(m resource.ID) bool { return strings.HasPrefix(m.Name, "frontends.") })
-			switch {
-			case r.Dev == "":
+			if r.Dev == "" {
 				d.hooks = append(d.hooks, r.Hook)
 				d.services[waySocket] = d.services[waySocket] || serves
-			default:
-				d.services[wayPacket] = d.services[wayPacket] || serves
-				if r.NetNS == "" && checksSources(p) {
-					d.checks[r.Dev+" "+r.Hook] = true
-				}
+				continue
+			}
+			d.services[wayPacket] = d.services[wayPacket] || serves
+			if r.NetNS == "" && checksSources(p) {
+				d.checks[r.Dev+" "+r.Hook] = true
 			}
 		}
 	}
