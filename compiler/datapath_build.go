@@ -162,7 +162,7 @@ func (b *builder) attachDevices(used usedMaps) {
 	done := map[resource.ID]bool{}
 	for _, w := range b.wirings {
 		for _, program := range devicePrograms(w.child(), d.packet == objectPacket) {
-			a := bpflink.Attachment{Way: d.hook, Link: w.link.ID(), From: w.path, Knows: []resource.ID{endpoint.For(w.name)}}
+			a := bpflink.Attachment{Link: w.link.ID(), From: w.path, Knows: []resource.ID{endpoint.For(w.name)}}
 			switch program {
 			case "from_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Ingress
@@ -183,6 +183,7 @@ func (b *builder) attachDevices(used usedMaps) {
 				continue
 			}
 			done[a.ID()] = true
+			a.Way = b.deviceHook(a.Link != resource.ID{})
 			a.Program = b.program(d.packet, program, settings, used, needs)
 			b.put(a)
 		}

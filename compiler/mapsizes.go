@@ -51,8 +51,12 @@ var declaredMaps = []struct {
 	{"macs", 0.25, 512, "MACs of macvlan pods"},
 }
 
-// spareTables are free elements of an array of Maglev tables, for those that are written before they are used.
-const spareTables = 8
+const (
+	// spareTables are free elements of an array of Maglev tables, for those that are written before they are used.
+	spareTables = 8
+	// smallTable is the largest table for which there is room, so that the first services with Maglev resize nothing.
+	smallTable = 16381
+)
 
 // mapSizes are the most entries of each map, by base.
 type mapSizes map[string]int
@@ -81,9 +85,8 @@ func (b *builder) sizeMaps() mapSizes {
 		}
 	}
 	for i, n := range tables {
-		sizes[maglevMap(i)] = 1
-		if n > 0 {
-			sizes[maglevMap(i)] = roundUp(n + n/16 + spareTables)
+		if n > 0 || bpf.MaglevClasses[i] <= smallTable {
+			sizes[maglevMap(i)] = tablesFor(n)
 		}
 	}
 	return sizes
@@ -184,14 +187,16 @@ func maglevClass(size int) int {
 
 func maglevMap(class int) string { return fmt.Sprintf("maglev_%ds", bpf.MaglevClasses[class]) }
 
-// roundDown and roundUp go to the next number with four significant bits, so that sizes change seldom.
+// roundDown goes to the next number with four significant bits, so that sizes change seldom.
 func roundDown(n int) int {
 	step := 1 << max(0, bits.Len(uint(n))-4)
 	return n / step * step
 }
 
-func roundUp(n int) int {
-	step := 1 << max(0, bits.Len(uint(n))-4)
+// tablesFor is the size of an array for n Maglev tables and some to spare, such that few new services resize it.
+func tablesFor(n int) int {
+	n += n/16 + spareTables
+	step := 1 << max(4, bits.Len(uint(n))-4)
 	return (n + step - 1) / step * step
 }
 

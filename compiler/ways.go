@@ -34,7 +34,7 @@ var ways = []way{
 	{wayNftables, []features.Feature{features.NFTNat, features.NFTServices}, nil},
 }
 
-// deviceHooks attach programs to devices, the better one first.
+// deviceHooks attach programs to devices.
 var deviceHooks = []features.Feature{features.TCX, features.Clsact}
 
 // obstacle says why the way can't be had on this kernel; "" if it can.

@@ -159,13 +159,13 @@ func sized(base string) bool {
 func TestMapSizesAreCoarse(t *testing.T) {
 	sizes := map[int]bool{}
 	for n := range 10_000 {
-		s := roundUp(n + n/16 + spareTables)
+		s := tablesFor(n)
 		if s < n+spareTables {
 			t.Fatalf("%d tables have room in %d", n, s)
 		}
 		sizes[s] = true
 	}
-	if len(sizes) > 100 {
+	if len(sizes) > 70 {
 		t.Errorf("10000 services resize the array %d times", len(sizes))
 	}
 	for n := 1; n < 1<<20; n = n*9/8 + 1 {
