@@ -21,6 +21,9 @@ import (
 //	netprobe ping ADDR...             one echo each, tried for some seconds
 //	netprobe serve PORT COMMAND...    echoes TCP and UDP while the command runs, and exits like it
 //	netprobe talk tcp|udp ADDR:PORT...
+//	netprobe answer NAME PORT COMMAND...  answers TCP and UDP with its name while the command runs, and exits like it
+//	netprobe meet STEP...            asks such servers, see meet
+//	netprobe stay STEP...            goes on asking them, see stay
 func netprobe() {
 	var err error
 	switch os.Args[1] {
@@ -28,6 +31,12 @@ func netprobe() {
 		err = each(os.Args[2:], ping)
 	case "serve":
 		err = serve(os.Args[2], os.Args[3:])
+	case "answer":
+		err = answerWhile(os.Args[2], os.Args[3], os.Args[4:])
+	case "meet":
+		err = meet(os.Args[2:])
+	case "stay":
+		err = stay(os.Args[2:])
 	case "talk":
 		err = each(os.Args[3:], func(addr string) error { return talk(os.Args[2], addr) })
 	}

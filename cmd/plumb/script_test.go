@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,11 +17,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/examples"
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/lab"
+	"plumb.internal/plumb/internal/netns"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/schema"
 )
@@ -171,7 +177,9 @@ func planIDs(ts *testscript.TestScript, file, without string) []string {
 	}
 	var ids []string
 	for _, c := range p.Changes {
-		ids = append(ids, regexp.MustCompile(without).ReplaceAllString(fmt.Sprint(c.ID), ""))
+		if id := regexp.MustCompile(without).ReplaceAllString(fmt.Sprint(c.ID), ""); id != "" {
+			ids = append(ids, id)
+		}
 	}
 	slices.Sort(ids)
 	return ids
@@ -188,6 +196,10 @@ ip -4 rule
 ip -6 rule
 ip neigh show nud permanent
 ip neigh show proxy
+tc qdisc
+tc filter show dev eth0 ingress
+tc filter show dev eth0 egress
+nft list ruleset
 grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort
 `
 
@@ -196,28 +208,100 @@ grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort
 var volatile = regexp.MustCompile(`(?m)NO-CARRIER,|state (UP|DOWN)|([0-9a-f]{2}:){5}[0-9a-f]{2}|@if[0-9]+|link-netnsid \d+|(valid|preferred)_lft \S+|` +
 	`^.*(fe80::|ff02::|fastopen_key|stable_secret|/neigh/|expires|portid ).*$`)
 
-// leftovers compares the lab's node with that of a lab in which nothing was ever applied.
+// leftovers compares the script's node with that of a lab in which nothing was ever applied.
 func leftovers(ctx context.Context, ts *testscript.TestScript) {
 	name, err := lab.DefaultName(ts.MkAbs("."))
 	ts.Check(err)
 	used, err := lab.Open(name)
 	ts.Check(err)
-	nodes := slices.Clone(used.Nodes)
-	fresh, err := lab.Up(ctx, "fresh-"+name[max(0, len(name)-40):], ts.MkAbs("."), nodes)
+	diff, err := left(ctx, used)
 	ts.Check(err)
-	defer func() {
-		_, err := lab.Down(fresh.Name)
-		ts.Check(err)
-	}()
-	look := func(l *lab.Lab) []string {
-		out, err := l.Command(ctx, nodes[0].Name, "sh", "-c", snapshot).Output()
-		ts.Check(err)
-		lines := strings.Split(volatile.ReplaceAllString(string(out), "*"), "\n")
-		return slices.DeleteFunc(lines, func(line string) bool { return line == "*" })
-	}
-	if diff := cmp.Diff(look(fresh), look(used)); diff != "" {
+	if diff != "" {
 		ts.Fatalf("something is left (-new node +this node):\n%s", diff)
 	}
+}
+
+// left is what sets a lab's first node apart from a new one.
+func left(ctx context.Context, used *lab.Lab) (diff string, err error) {
+	nodes := slices.Clone(used.Nodes)
+	fresh, err := lab.Up(ctx, "fresh-"+used.Name[max(0, len(used.Name)-40):], used.Dir, nodes)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		_, errDown := lab.Down(fresh.Name)
+		err = errors.Join(err, errDown)
+	}()
+	var lines [2][]string
+	for i, l := range []*lab.Lab{fresh, used} {
+		out, err := l.Command(ctx, nodes[0].Name, "sh", "-c", snapshot).Output()
+		if err != nil {
+			return "", err
+		}
+		attached, err := programs(l, nodes[0].Name)
+		if err != nil {
+			return "", err
+		}
+		lines[i] = append(strings.Split(volatile.ReplaceAllString(string(out), "*"), "\n"), attached...)
+		lines[i] = slices.DeleteFunc(lines[i], func(line string) bool { return line == "*" })
+	}
+	return cmp.Diff(lines[0], lines[1]), nil
+}
+
+// cgroupHooks are where programs for services could sit on the node's cgroup.
+var cgroupHooks = []ebpf.AttachType{
+	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+	ebpf.AttachCgroupInetSockRelease,
+}
+
+// programs says how many programs sit on each hook of a node's cgroup and of its uplink.
+func programs(l *lab.Lab, node string) (lines []string, err error) {
+	mount, err := host.Mount("cgroup2")
+	if err != nil {
+		return nil, err
+	}
+	cgroup, err := os.Open(filepath.Join(mount, "plumb-lab-"+l.Name, node))
+	if err != nil {
+		return nil, err
+	}
+	defer cgroup.Close()
+	query := func(target int, hook ebpf.AttachType) error {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: hook})
+		if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
+			return nil // nobody sits on a hook that the kernel hasn't got
+		} else if err != nil {
+			return fmt.Errorf("query hook %s: %w", hook, err)
+		}
+		lines = append(lines, fmt.Sprintf("%s: %d programs", hook, len(found.Programs)))
+		return nil
+	}
+	for _, hook := range cgroupHooks {
+		if err := query(int(cgroup.Fd()), hook); err != nil {
+			return nil, err
+		}
+	}
+	n, err := l.Node(node)
+	if err != nil {
+		return nil, err
+	}
+	return lines, within(fmt.Sprintf("/proc/%d/ns/net", n.PID), func() error {
+		uplink, err := net.InterfaceByName(n.Uplinks[0].Name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(query(uplink.Index, ebpf.AttachTCXIngress), query(uplink.Index, ebpf.AttachTCXEgress))
+	})
+}
+
+// within runs fn in the network namespace that path names.
+func within(path string, fn func() error) error {
+	ns, _, err := netns.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return netns.Do(int(ns.Fd()), fn)
 }
 
 // TestExamplesHaveFiles keeps the embedded examples in step with the folders: each has all of its files.
