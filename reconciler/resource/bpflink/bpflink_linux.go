@@ -311,9 +311,8 @@ func take(h *host.Host, ns *host.NS, f *found) error {
 			}
 		}
 	}
-	if _, err := os.Lstat(path); err == nil {
-		h.Wrote("drop the record of %s", f.ID())
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, path := range []string{path + unfinished, path} {
+		if err := drop(h, path); err != nil {
 			return err
 		}
 	}

@@ -356,6 +356,86 @@ func TestQdisc(t *testing.T) {
 	}
 }
 
+// What somebody removed by hand, or plumb hadn't finished, is found by what is left of it, and goes; nothing stays in the
+// folder, on the device or in the cgroup.
+func TestRests(t *testing.T) {
+	const in, out, mark = "eth0:ingress", "eth0:egress", "eth0:qdisc"
+	root := func(h *host.Host, name string) string {
+		return filepath.Join(h.BPFPath(host.BPFLinkFolder, "_root"), name)
+	}
+	tests := map[string]func(h *host.Host) error{
+		"ingress file":  func(h *host.Host) error { return os.Remove(root(h, in)) },
+		"egress file":   func(h *host.Host) error { return os.Remove(root(h, out)) },
+		"both files":    func(h *host.Host) error { return errors.Join(os.Remove(root(h, in)), os.Remove(root(h, out))) },
+		"mark":          func(h *host.Host) error { return os.Remove(root(h, mark)) },
+		"half a record": func(h *host.Host) error { return os.Symlink("clsact", root(h, in+"~")) },
+		"half a mark":   func(h *host.Host) error { return os.Rename(root(h, mark), root(h, mark+"~")) },
+		"files and device": func(h *host.Host) error {
+			ns, index, err := h.Device("", "eth0")
+			if err != nil {
+				return err
+			}
+			return errors.Join(os.Remove(root(h, in)), os.Remove(root(h, out)),
+				ns.Handle().LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}))
+		},
+	}
+	for name, harm := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := kindtest.Root(t)
+			runs := pinned(t, h)
+			for _, hook := range []string{bpflink.Ingress, bpflink.Egress} {
+				if err := ops.Create(t.Context(), h, eth0(bpflink.Clsact, hook, "tc.1")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := harm(h); err != nil {
+				t.Fatal(err)
+			}
+			owned, _ := observe(t, h)
+			for _, a := range owned {
+				if err := ops.Delete(t.Context(), h, a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if owned, _ := observe(t, h); len(owned) > 0 {
+				t.Errorf("owned: %+v", owned)
+			}
+			if names, err := h.BPFNames(host.BPFLinkFolder, "_root"); err != nil || len(names) > 0 {
+				t.Errorf("left: %q, %v", names, err)
+			}
+			if name == "files and device" {
+				return
+			}
+			n := runs["tc.1"]()
+			send(t, h)
+			if runs["tc.1"]() != n {
+				t.Error("it still runs")
+			}
+		})
+	}
+	t.Run("half a record of the cgroup", func(t *testing.T) {
+		h := kindtest.Root(t)
+		pinned(t, h)
+		cgroup(t, h)
+		if err := h.MakeBPFFolder(host.BPFLinkFolder, "_cgroup"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("attach 1 "+h.Cgroup, filepath.Join(h.BPFPath(host.BPFLinkFolder, "_cgroup"), "connect4~")); err != nil {
+			t.Fatal(err)
+		}
+		owned, _ := observe(t, h)
+		if len(owned) != 1 || owned[0].Hook != "connect4" {
+			t.Fatalf("owned: %+v", owned)
+		}
+		if err := ops.Delete(t.Context(), h, owned[0]); err != nil {
+			t.Fatal(err)
+		}
+		if names, err := h.BPFNames(host.BPFLinkFolder, "_cgroup"); err != nil || len(names) > 0 {
+			t.Errorf("left: %q, %v", names, err)
+		}
+	})
+}
+
 // The device of a pin is replaced by another one of its name: what is left is seen as detached, and attached again. Without
 // a device only the file can go. A pod's attachment is on the pod's own device, whatever the root has under its index.
 func TestDeviceReplaced(t *testing.T) {

@@ -94,10 +94,13 @@ func filter(h *host.Host, ns *host.NS, a Attachment, index int) error {
 	})
 }
 
+// qdiscMark is where the name of a hook is in those of other files.
+const qdiscMark = "qdisc"
+
 // marker is the file that says that the device's qdisc is ours: the device's index, since the next one of that name may
 // have one of somebody else's.
 func marker(h *host.Host, a Attachment) string {
-	return h.BPFPath(host.BPFLinkFolder, a.folder(), a.Dev+".qdisc")
+	return h.BPFPath(host.BPFLinkFolder, a.folder(), a.Dev+"."+qdiscMark)
 }
 
 // qdisc makes the qdisc that filters sit on, if there is none.
@@ -127,9 +130,12 @@ func qdisc(h *host.Host, ns *host.NS, a Attachment, index int) error {
 	return nil
 }
 
+// unfinished ends the name of a record that isn't in its place yet.
+const unfinished = "~"
+
 // record makes a symbolic link that holds a text, or puts it in the place of another one in one step.
 func record(text, path string) error {
-	next := path + "~"
+	next := path + unfinished
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a run that was cut off
 		return err
 	}
@@ -152,6 +158,9 @@ func unfilter(h *host.Host, ns *host.NS, f *found) error {
 	}
 	qdiscs.Lock()
 	defer qdiscs.Unlock()
+	if err := drop(h, marker(h, a)+unfinished); err != nil {
+		return err
+	}
 	made, err := os.Readlink(marker(h, a))
 	if err != nil {
 		return nil // there is none of ours
@@ -179,8 +188,16 @@ func unfilter(h *host.Host, ns *host.NS, f *found) error {
 			}
 		}
 	}
-	h.Wrote("drop the record of the qdisc of %s", a.Dev)
-	if err := os.Remove(marker(h, a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return drop(h, marker(h, a))
+}
+
+// drop removes a file of ours, if it is there.
+func drop(h *host.Host, path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	h.Wrote("remove %s", path)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

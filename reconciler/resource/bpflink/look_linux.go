@@ -57,26 +57,48 @@ func (a Attachment) file(h *host.Host) string {
 	return h.BPFPath(host.BPFLinkFolder, a.folder(), name)
 }
 
-// filed is the attachment that a file is about; ok is false for what isn't one.
-func filed(folder, name string) (a Attachment, ok bool) {
+// filed are the attachments that a file is about; none where it isn't of this kind. The mark of a device's qdisc is about
+// both hooks: somebody may have removed their own files.
+func filed(folder, name string) []Attachment {
+	name, rest := strings.CutSuffix(name, unfinished)
 	if folder == cgroupFolder {
-		return Attachment{Hook: name}, attachTypes[name] != 0
+		if attachTypes[name] == 0 {
+			return nil
+		}
+		a := Attachment{Hook: name}
+		if rest {
+			a.Way = Attach
+		}
+		return []Attachment{a}
 	}
 	dot := strings.LastIndexByte(name, '.')
 	if dot <= 0 {
-		return a, false
+		return nil
 	}
-	a = Attachment{NetNS: folder, Dev: name[:dot], Hook: name[dot+1:]}
+	a := Attachment{NetNS: folder, Dev: name[:dot], Hook: name[dot+1:]}
 	if folder == rootFolder {
 		a.NetNS = ""
 	}
-	return a, a.Hook == Ingress || a.Hook == Egress
+	switch a.Hook {
+	case Ingress, Egress:
+		if rest {
+			a.Way = Clsact
+		}
+		return []Attachment{a}
+	case qdiscMark:
+		in, out := a, a
+		in.Hook, in.Way = Ingress, Clsact
+		out.Hook, out.Way = Egress, Clsact
+		return []Attachment{in, out}
+	}
+	return nil
 }
 
 // found is what is on one hook.
 type found struct {
 	Attachment
 	file   bool // there is one
+	rests  bool // of what plumb didn't finish, or whose file somebody removed
 	live   bool // something of ours runs
 	at     int  // index of the device, or 0
 	cgroup string
@@ -159,12 +181,34 @@ func look(h *host.Host, ns *host.NS, a Attachment, index int, programs map[uint3
 		f.Fault = detached
 	case len(f.more) > 0:
 		f.Fault = twice
+	case !f.ours() && f.hasRests(h):
+		f.rests, f.Fault = true, detached
 	}
 	return f, nil
 }
 
+// hasRests looks for other files on a hook that has none of its own: a record that isn't in its place yet, or the mark of
+// a qdisc that neither hook uses.
+func (f *found) hasRests(h *host.Host) bool {
+	there := func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	}
+	if there(f.Attachment.file(h) + unfinished) {
+		return true
+	}
+	if f.Way != Clsact || !there(marker(h, f.Attachment)) && !there(marker(h, f.Attachment)+unfinished) {
+		return false
+	}
+	other := f.Attachment
+	if other.Hook = Ingress; f.Hook == Ingress {
+		other.Hook = Egress
+	}
+	return !there(other.file(h))
+}
+
 // ours reports whether there is anything that plumb must know of.
-func (f *found) ours() bool { return f.file || f.live || len(f.more) > 0 }
+func (f *found) ours() bool { return f.file || f.rests || f.live || len(f.more) > 0 }
 
 func (f *found) lookTCX(kept *host.BPFLink, programs map[uint32]string) error {
 	if kept != nil {

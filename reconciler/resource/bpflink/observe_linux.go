@@ -66,7 +66,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Attachment) (owne
 	return owned, foreign, nil
 }
 
-// hooks lists what to look at by namespace: all that has a file, and all that is wanted.
+// hooks lists what to look at by namespace: all that has a file, or the rest of one, and all that is wanted.
 func hooks(h *host.Host, wanted []Attachment) (map[string][]Attachment, error) {
 	list := map[string][]Attachment{}
 	seen := make(map[resource.ID]bool, len(wanted))
@@ -84,8 +84,11 @@ func hooks(h *host.Host, wanted []Attachment) (map[string][]Attachment, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			if a, ok := filed(folder, name); ok && !seen[a.ID()] {
-				list[a.NetNS] = append(list[a.NetNS], a)
+			for _, a := range filed(folder, name) {
+				if id := a.ID(); !seen[id] {
+					seen[id] = true
+					list[a.NetNS] = append(list[a.NetNS], a)
+				}
 			}
 		}
 	}
