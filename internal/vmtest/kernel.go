@@ -27,7 +27,7 @@ type Kernel struct {
 var modules = strings.Fields(`
 	virtio_pci virtio_mmio virtio_net
 	veth bridge br_netfilter macvlan ipvlan dummy ifb vxlan geneve 8021q bonding vrf wireguard tun
-	nf_tables nft_ct nft_nat nft_masq nft_redir nft_reject nft_reject_inet nft_chain_nat nft_fib nft_fib_inet
+	nf_tables nft_ct nft_nat nft_masq nft_redir nft_reject nft_reject_ipv4 nft_reject_ipv6 nft_reject_inet nft_chain_nat nft_fib nft_fib_inet
 	nft_numgen nft_hash nft_limit nft_log nft_counter nft_objref nft_set_hash nft_set_rbtree nft_tproxy nft_socket
 	nf_conntrack nf_nat nf_conntrack_netlink ip_tables iptable_nat iptable_filter
 	sch_fq sch_fq_codel sch_htb sch_tbf sch_ingress sch_netem sch_prio

@@ -17,8 +17,11 @@ import (
 
 // Machine is what runs a job.
 type Machine struct {
-	Kernel  *Kernel
-	CPUs    int
+	Kernel *Kernel
+	CPUs   int
+	// Counted makes the machine's clock count instructions, one a nanosecond, on one processor and in software: what it
+	// times is the same each time, and says nothing of caches.
+	Counted bool
 	Timeout time.Duration // for everything from start to end; the machine is killed then
 	Live    io.Writer     // gets what the steps print as it comes; may be nil
 }
@@ -28,7 +31,7 @@ func (m *Machine) Slow() bool { return !m.kvm() }
 
 // kvm looks at the flags of the processor too: under some hypervisors /dev/kvm can be opened and yet boots no stock kernel.
 func (m *Machine) kvm() bool {
-	if m.Kernel.Arch != runtime.GOARCH {
+	if m.Counted || m.Kernel.Arch != runtime.GOARCH {
 		return false
 	}
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
@@ -102,9 +105,13 @@ func (m *Machine) args(initrd string, memoryMiB int) []string {
 	if m.kvm() {
 		accel, cpu = "kvm", "host"
 	}
-	return []string{program, "-accel", accel, "-M", machine, "-cpu", cpu, "-m", strconv.Itoa(memoryMiB), "-smp", strconv.Itoa(m.CPUs),
+	cpus, clock := m.CPUs, []string{}
+	if m.Counted {
+		accel, cpus, clock = "tcg,thread=single,tb-size=512", 1, []string{"-icount", "shift=0,sleep=off"}
+	}
+	return append([]string{program, "-accel", accel, "-M", machine, "-cpu", cpu, "-m", strconv.Itoa(memoryMiB), "-smp", strconv.Itoa(cpus),
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
 		"-netdev", "hubport,id=uplink,hubid=0", "-device", "virtio-net-pci,netdev=uplink,romfile=",
 		"-kernel", m.Kernel.Image, "-initrd", initrd,
-		"-append", "console=" + console + " quiet loglevel=3 panic=-1 net.ifnames=0 mitigations=off tsc=reliable no_timer_check"}
+		"-append", "console=" + console + " quiet loglevel=3 panic=-1 net.ifnames=0 mitigations=off tsc=reliable no_timer_check"}, clock...)
 }

@@ -1,274 +1,221 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/netns"
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/schema"
 )
 
-// bed is a node with one client pod and some server pods.
+// bed is a node with one client pod and some server pods, made by plumb's own compiler and reconciler.
 type bed struct {
 	attach  string
-	node    *os.File
+	root    *os.File // the node's network namespace
+	far     *os.File // what its uplink leads to
+	h       *host.Host
 	client  *os.File
 	servers []*os.File
 	backend []netip.Addr // of the servers
+	cgroup  *os.File     // where client and servers run
+	links   []io.Closer  // of programs that plumb knows nothing of
 }
 
-// The addresses: the node is .1, which is the gateway too.
+// The addresses: the first one of the pods' is their gateway's.
 var (
 	podPrefix  = netip.MustParsePrefix("10.0.0.0/24")
-	nodeAddr   = netip.MustParseAddr("10.0.0.1")
 	clientAddr = netip.MustParseAddr("10.0.0.2")
 )
 
-// newBed makes the namespaces and connects the pods. Whatever it made goes with close.
-func newBed(attach string, servers int) (b *bed, err error) {
+const node = "node"
+
+// newBed makes the namespaces and all that path p needs in them. Whatever it made goes with close.
+func newBed(ctx context.Context, g *ground, attach string, p path, services, servers int) (b *bed, err error) {
 	b = &bed{attach: attach}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	if b.node, err = netns.New(func() error {
-		return write(map[string]string{
-			"net/ipv4/ip_forward":                              "1",
-			"net/ipv4/conf/all/send_redirects":                 "0",
-			"net/ipv4/conf/default/send_redirects":             "0",
-			"net/ipv4/conf/all/rp_filter":                      "0",
-			"net/ipv4/conf/default/rp_filter":                  "0",
-			"net/bridge/bridge-nf-call-iptables":               "0",
-			"net/netfilter/nf_conntrack_tcp_timeout_close":     "1",
-			"net/netfilter/nf_conntrack_tcp_timeout_time_wait": "1",
-		})
-	}); err != nil {
+	if b.root, err = netns.New(nil); err != nil {
 		return b, err
 	}
-	h, err := handle(b.node)
+	if b.far, err = netns.New(nil); err != nil {
+		return b, err
+	}
+	if err := b.uplink(); err != nil {
+		return b, fmt.Errorf("make the uplink: %w", err)
+	}
+	if b.cgroup, err = g.cgroup(); err != nil {
+		return b, err
+	}
+	dir, err := g.folder()
 	if err != nil {
 		return b, err
 	}
-	defer h.Close()
-	if err := up(h, "lo"); err != nil {
+	b.h, err = host.Open(host.Options{Node: filepath.Base(dir), RunDir: filepath.Join(dir, "run"), NetNSDir: filepath.Join(dir, "netns"),
+		BPFFS: filepath.Join(g.bpffs, "plumb", filepath.Base(dir)), Cgroup: b.cgroup.Name(), RootNS: fmt.Sprintf("/proc/self/fd/%d", b.root.Fd())})
+	if err != nil {
 		return b, err
-	}
-	if err := b.ground(h); err != nil {
-		return b, err
-	}
-	if b.client, err = b.pod(h, clientAddr); err != nil {
-		return b, fmt.Errorf("make the client: %w", err)
 	}
 	addr := clientAddr
 	for range servers {
 		addr = addr.Next()
-		f, err := b.pod(h, addr)
-		if err != nil {
-			return b, fmt.Errorf("make server %s: %w", addr, err)
-		}
-		b.servers, b.backend = append(b.servers, f), append(b.backend, addr)
+		b.backend = append(b.backend, addr)
 	}
-	return b, nil
+	c, err := compiler.Compile(b.config(p, services), node, p.features(g.features))
+	if err != nil {
+		return b, err
+	}
+	if err := reconciler.Converge(ctx, b.h, c.State); err != nil {
+		return b, err
+	}
+	return b, b.open()
 }
 
-// close lets the namespaces go; what is in them goes with them.
+// open opens the namespaces of the pods, and sets what the measurements need there.
+func (b *bed) open() error {
+	pod := func(name string) (*os.File, error) {
+		f, _, err := netns.Open(filepath.Join(b.h.NetNSDir, name))
+		if err != nil {
+			return nil, err
+		}
+		// Time stamps without a random offset: no connection looks older than the one before from that port.
+		return f, netns.Do(int(f.Fd()), func() error {
+			return write(map[string]string{"net/ipv4/tcp_timestamps": "2", "net/ipv4/ip_local_port_range": "1024 65000"})
+		})
+	}
+	var err error
+	if b.client, err = pod("client"); err != nil {
+		return err
+	}
+	for i := range b.backend {
+		f, err := pod(serverName(i))
+		if err != nil {
+			return err
+		}
+		b.servers = append(b.servers, f)
+	}
+	return netns.Do(int(b.root.Fd()), func() error {
+		return write(map[string]string{
+			"net/bridge/bridge-nf-call-iptables":               "0",
+			"net/netfilter/nf_conntrack_tcp_timeout_close":     "1",
+			"net/netfilter/nf_conntrack_tcp_timeout_time_wait": "1",
+		})
+	})
+}
+
+// close lets the namespaces go; what is in them goes with them. The processes have ended.
 func (b *bed) close() error {
 	var err error
-	for _, f := range append(b.servers, b.client, b.node) {
+	for _, f := range append(b.servers, b.client, b.root, b.far) {
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}
 	}
+	for _, l := range b.links {
+		err = errors.Join(err, l.Close())
+	}
+	if b.h != nil {
+		err = errors.Join(err, b.h.Close())
+	}
+	if b.cgroup != nil {
+		err = errors.Join(err, b.cgroup.Close(), os.Remove(b.cgroup.Name()))
+	}
 	return err
 }
 
-// ground makes what pods are attached to.
-func (b *bed) ground(h *netlink.Handle) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "ground"
-	var link netlink.Link
-	switch b.attach {
-	case "veth":
-		attrs.Name = "uplink" // holds the node's address: pods' gateway is nobody's
-		link = &netlink.Veth{LinkAttrs: attrs, PeerName: "far"}
-	case "bridge":
-		link = &netlink.Bridge{LinkAttrs: attrs}
-	case "macvlan":
-		parent := netlink.NewLinkAttrs()
-		parent.Name = "uplink"
-		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: parent, PeerName: "far"}); err != nil {
-			return fmt.Errorf("make the uplink: %w", err)
-		}
-		if err := errors.Join(up(h, "uplink"), up(h, "far")); err != nil {
-			return err
-		}
-		l, err := h.LinkByName("uplink")
-		if err != nil {
-			return err
-		}
-		attrs.ParentIndex = l.Attrs().Index
-		link = &netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}
-	default:
-		return fmt.Errorf("%q is neither veth, bridge nor macvlan", b.attach)
+func serverName(i int) string { return fmt.Sprintf("server-%d", i) }
+
+// config is the node as a user would write it.
+func (b *bed) config(p path, services int) *schema.Config {
+	cfg := &schema.Config{
+		Nodes:       map[string]schema.Node{node: {Uplinks: []string{"eth0"}, PodCIDRs: []string{podPrefix.String()}}},
+		PodDefaults: schema.Pod{Attach: b.attach},
+		Pods:        map[string]schema.Pod{"client": {Addresses: []string{clientAddr.String()}}},
 	}
-	if err := h.LinkAdd(link); err != nil {
-		return fmt.Errorf("make %s: %w", attrs.Name, err)
+	for i, a := range b.backend {
+		cfg.Pods[serverName(i)] = schema.Pod{Addresses: []string{a.String()}}
 	}
-	bits := podPrefix.Bits()
-	if b.attach == "veth" {
-		bits = 32
-		if err := up(h, "far"); err != nil {
-			return err
+	if !p.programs || services == 0 {
+		return cfg
+	}
+	cfg.Routing.Services = p.services
+	cfg.Tuning.Maps.Services = 2 * services
+	cfg.Services = make(map[string]schema.Service, services)
+	for i := range services {
+		s := schema.Service{
+			Addresses: []string{serviceAddr(i).String()},
+			Ports:     map[string]schema.Port{"http": {Port: 8080}},
 		}
+		for _, to := range backendsOf(b, i) {
+			s.Backends = append(s.Backends, schema.Backend{Address: to.String()})
+		}
+		cfg.Services[fmt.Sprintf("service-%d", i)] = s
 	}
-	return errors.Join(up(h, attrs.Name), address(h, attrs.Name, netip.PrefixFrom(nodeAddr, bits)))
+	return cfg
 }
 
-// pod makes a namespace and attaches it.
-func (b *bed) pod(h *netlink.Handle, addr netip.Addr) (*os.File, error) {
-	f, err := netns.New(func() error {
-		// The time stamps have no random offset, so that no connection looks older than the one before from that port.
-		return write(map[string]string{
-			"net/ipv4/tcp_timestamps":      "2",
-			"net/ipv4/ip_local_port_range": "1024 65000",
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	inside, err := handle(f)
-	if err != nil {
-		return f, err
-	}
-	defer inside.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = fmt.Sprintf("pod%d", addr.As4()[3])
-	switch b.attach {
-	case "macvlan":
-		parent, err := h.LinkByName("uplink")
-		if err != nil {
-			return f, err
-		}
-		attrs.Name, attrs.ParentIndex, attrs.Namespace = "eth0", parent.Attrs().Index, netlink.NsFd(int(f.Fd()))
-		err = h.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE})
-		if err != nil {
-			return f, err
-		}
-	default:
-		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(f.Fd()))}); err != nil {
-			return f, err
-		}
-		if err := up(h, attrs.Name); err != nil {
-			return f, err
-		}
-	}
-	if err := errors.Join(up(inside, "lo"), up(inside, "eth0")); err != nil {
-		return f, err
-	}
-	if b.attach == "veth" {
-		return f, b.routed(h, inside, attrs.Name, addr)
-	}
-	if b.attach == "bridge" {
-		port, err := h.LinkByName(attrs.Name)
-		if err != nil {
-			return f, err
-		}
-		bridge, err := h.LinkByName("ground")
-		if err != nil {
-			return f, err
-		}
-		if err := h.LinkSetMaster(port, bridge); err != nil {
-			return f, err
-		}
-	}
-	if err := address(inside, "eth0", netip.PrefixFrom(addr, podPrefix.Bits())); err != nil {
-		return f, err
-	}
-	return f, route(inside, "eth0", "0.0.0.0/0", nodeAddr)
+// without is a set that lacks a feature.
+func without(set *features.Set, f features.Feature) *features.Set {
+	less := *set
+	less.Features = maps.Clone(set.Features)
+	no := false
+	less.Features[f] = features.Status{Supported: &no, Reason: "left out for the measurement"}
+	return &less
 }
 
-// routed connects a pod as plumb does: host routes, permanent neighbour entries, a gateway that no device has.
-func (b *bed) routed(h, inside *netlink.Handle, name string, addr netip.Addr) error {
-	out, err := h.LinkByName(name)
+// uplink makes the node's device eth0, whose other end is far away.
+func (b *bed) uplink() error {
+	make := func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth0"
+		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(b.far.Fd()))}); err != nil {
+			return err
+		}
+		return up("lo", "eth0")
+	}
+	if err := netns.Do(int(b.root.Fd()), make); err != nil {
+		return err
+	}
+	return netns.Do(int(b.far.Fd()), func() error { return up("lo", "eth0") })
+}
+
+// up sets devices of the calling thread's namespace up.
+func up(names ...string) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
-	in, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	gateway := netip.MustParseAddr("169.254.10.24")
-	neigh := func(h *netlink.Handle, at, of netlink.Link, ip netip.Addr) error {
-		return h.NeighSet(&netlink.Neigh{LinkIndex: at.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(),
-			HardwareAddr: of.Attrs().HardwareAddr})
-	}
-	return errors.Join(
-		address(inside, "eth0", netip.PrefixFrom(addr, 32)),
-		route(inside, "eth0", gateway.String()+"/32", netip.Addr{}),
-		route(inside, "eth0", "0.0.0.0/0", gateway),
-		neigh(inside, in, out, gateway),
-		route(h, name, addr.String()+"/32", netip.Addr{}),
-		neigh(h, out, in, addr),
-	)
-}
-
-func handle(f *os.File) (*netlink.Handle, error) {
-	h, err := netlink.NewHandleAt(vnetns.NsHandle(f.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	return h, nil
-}
-
-func up(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err == nil {
-		err = h.LinkSetUp(l)
-	}
-	if err != nil {
-		return fmt.Errorf("set %s up: %w", name, err)
-	}
-	return nil
-}
-
-func address(h *netlink.Handle, name string, p netip.Prefix) error {
-	l, err := h.LinkByName(name)
-	if err == nil {
-		err = h.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)})
-	}
-	if err != nil {
-		return fmt.Errorf("add %s to %s: %w", p, name, err)
-	}
-	return nil
-}
-
-// route adds a route over a gateway, or with a zero one to the link itself.
-func route(h *netlink.Handle, name, dst string, gateway netip.Addr) error {
-	l, err := h.LinkByName(name)
-	if err == nil {
-		r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(netip.MustParsePrefix(dst))}
-		if gateway.IsValid() {
-			r.Gw = gateway.AsSlice()
-		} else {
-			r.Scope = unix.RT_SCOPE_LINK
+	defer h.Close()
+	for _, name := range names {
+		l, err := h.LinkByName(name)
+		if err == nil {
+			err = h.LinkSetUp(l)
 		}
-		err = h.RouteAdd(r)
-	}
-	if err != nil {
-		return fmt.Errorf("add route %s dev %s: %w", dst, name, err)
+		if err != nil {
+			return fmt.Errorf("set %s up: %w", name, err)
+		}
 	}
 	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // write sets sysctls in the calling thread's namespace. What this kernel hasn't got is left out.

@@ -17,15 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is the process in a pod: "server PORT" or "client ADDRESS". It ends with its input.
+// child is the process in a pod: "server PORT", "client ADDRESS" or "count ADDRESS". It ends with its input.
 func child(args []string) {
 	runtime.LockOSThread()
-	err := errors.New("expected server or client")
+	err := errors.New("expected server, client or count")
 	switch args[0] {
 	case "server":
 		err = serve(args[1])
 	case "client":
 		err = client(args[1])
+	case "count":
+		err = counter(args[1])
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", args[0], err)

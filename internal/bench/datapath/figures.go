@@ -7,16 +7,18 @@ import (
 	"slices"
 )
 
-// The metrics, as the table names them.
-const (
-	gbits       = "Gbit/s"
-	connections = "connections/s"
-	cpuTime     = "CPU µs/connection"
-	p50         = "round trip p50 µs"
-	p99         = "round trip p99 µs"
-)
+// A metric is one thing measured, as the table names it.
+type metric string
 
-var metrics = []string{gbits, connections, cpuTime, p50, p99}
+const (
+	gbits         metric = "Gbit/s"
+	connections   metric = "connections/s"
+	cpuTime       metric = "CPU µs/connection"
+	p50           metric = "round trip p50 µs"
+	p99           metric = "round trip p99 µs"
+	perConnection metric = "ns/connection"
+	perRoundTrip  metric = "ns/round trip"
+)
 
 // resamples of a bootstrap.
 const resamples = 4000
@@ -45,21 +47,27 @@ func interval(v []float64) (low, high float64) {
 	return medians[resamples*25/1000], medians[resamples*975/1000]
 }
 
-// table prints each lane's medians, and its ratios to the first lane's figure of the same round.
-func table(w io.Writer, lanes []*lane) {
-	for _, m := range metrics {
-		fmt.Fprintf(w, "\n%-20s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].name)
-		for i, l := range lanes {
-			ratios := make([]float64, len(l.figures[m]))
-			for k, v := range l.figures[m] {
-				ratios[k] = v / lanes[0].figures[m][k]
+// table prints each lane's medians of a metric, and its ratios to the first lane's figure of the same round.
+func table(w io.Writer, m metric, lanes []*lane) {
+	fmt.Fprintf(w, "\n%-20s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].name)
+	for i, l := range lanes {
+		fmt.Fprintf(w, "  %-18s %12.2f", l.name, median(slices.Clone(l.figures[m])))
+		if i > 0 {
+			r := ratios(l.figures[m], lanes[0].figures[m])
+			low, high := interval(r)
+			fmt.Fprintf(w, "   %.3f [%.3f–%.3f]", median(r), low, high)
+			if low <= 1 && high >= 1 {
+				fmt.Fprint(w, "  not distinguishable")
 			}
-			fmt.Fprintf(w, "  %-18s %12.2f", l.name, median(slices.Clone(l.figures[m])))
-			if i > 0 {
-				low, high := interval(ratios)
-				fmt.Fprintf(w, "   %.3f [%.3f–%.3f]", median(ratios), low, high)
-			}
-			fmt.Fprintln(w)
 		}
+		fmt.Fprintln(w)
 	}
+}
+
+func ratios(of, to []float64) []float64 {
+	r := make([]float64, len(of))
+	for k := range of {
+		r[k] = of[k] / to[k]
+	}
+	return r
 }

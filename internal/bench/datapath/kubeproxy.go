@@ -12,9 +12,9 @@ import (
 // kubeProxy loads a ruleset of the shape that kube-proxy makes in its nftables mode: a verdict map of services, a chain
 // for each service that picks by chance, a chain for each backend that translates, and the checks of new connections in
 // filter chains. It is written here from what such a node shows, for comparison; nothing of plumb uses the program nft.
-func kubeProxy(ctx context.Context, b *bed, services int) (string, error) {
+func kubeProxy(ctx context.Context, b *bed, services int) error {
 	rules := kubeProxyRules(b, services)
-	err := netns.Do(int(b.node.Fd()), func() error {
+	return netns.Do(int(b.root.Fd()), func() error {
 		nft := exec.CommandContext(ctx, "nft", "-f", "-")
 		nft.Stdin = bytes.NewReader(rules)
 		if out, err := nft.CombinedOutput(); err != nil {
@@ -22,7 +22,6 @@ func kubeProxy(ctx context.Context, b *bed, services int) (string, error) {
 		}
 		return nil
 	})
-	return serviceAddr(0).String() + ":" + port, err
 }
 
 // masqueradeMark marks what is to be masqueraded.

@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,13 +31,14 @@ type process struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	cpu int
 }
 
-// start runs this binary in a namespace, on one CPU, and waits until it says that it is ready.
-func start(pod *os.File, cpu int, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command("/proc/self/exe", append([]string{"-child"}, args...)...), cpu: cpu}
-	p.cmd.Stderr = os.Stderr
+// start runs this binary in a namespace and the bed's cgroup, on one CPU, and waits until it says that it is ready. Files
+// are its descriptors from 3 on.
+func (b *bed) start(pod *os.File, cpu int, files []*os.File, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command("/proc/self/exe", append([]string{"-child"}, args...)...)}
+	p.cmd.Stderr, p.cmd.ExtraFiles = os.Stderr, files
+	p.cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(b.cgroup.Fd())}
 	// Go's own clockwork would be measured along: see raw.
 	p.cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1")
 	var err error
@@ -84,15 +83,20 @@ type answer struct {
 }
 
 // ask has the client do something for some time.
-func (p *process) ask(what string, d time.Duration) (a answer, err error) {
-	if _, err := fmt.Fprintf(p.in, "%s %d\n", what, d.Nanoseconds()); err != nil {
+func (p *process) ask(what string, d time.Duration) (answer, error) {
+	return p.order(fmt.Sprintf("%s %d", what, d.Nanoseconds()), d+patience)
+}
+
+// order gives a process a line to work on, and returns its answer.
+func (p *process) order(line string, limit time.Duration) (a answer, err error) {
+	if _, err := fmt.Fprintln(p.in, line); err != nil {
 		return a, err
 	}
-	overdue := time.AfterFunc(d+patience, func() { _ = p.cmd.Process.Kill() })
-	line, err := p.out.ReadBytes('\n')
+	overdue := time.AfterFunc(limit, func() { _ = p.cmd.Process.Kill() })
+	b, err := p.out.ReadBytes('\n')
 	overdue.Stop()
 	if err == nil {
-		err = json.Unmarshal(line, &a)
+		err = json.Unmarshal(b, &a)
 	}
 	if err == nil && a.Error != "" {
 		err = errors.New(a.Error)
@@ -100,35 +104,39 @@ func (p *process) ask(what string, d time.Duration) (a answer, err error) {
 	return a, err
 }
 
-// cpu is what the lane's processes ran so far, with the softirq threads of their CPUs.
-func (l *lane) cpu() (time.Duration, error) {
-	dirs := softirqThreads
-	for _, p := range append(slices.Clone(l.servers), l.client) {
-		dirs = append(dirs, fmt.Sprintf("/proc/%d", p.cmd.Process.Pid))
+// cpu is what the bed's cgroup ran so far, in which are its client and servers and nothing else, with the softirqs that
+// they ran themselves.
+func (b *bed) cpu() (time.Duration, error) {
+	stat, err := os.ReadFile(filepath.Join(b.cgroup.Name(), "cpu.stat"))
+	if err != nil {
+		return 0, err
 	}
+	var usec int64
+	if _, err := fmt.Sscanf(string(stat), "usage_usec %d", &usec); err != nil {
+		return 0, fmt.Errorf("read cpu.stat: %w", err)
+	}
+	return time.Duration(usec) * time.Microsecond, nil
+}
+
+// softirqs is what the kernel's softirq threads of both CPUs ran so far, which take over where there is much to do, for
+// whoever makes it.
+func softirqs() (time.Duration, error) {
 	var sum time.Duration
-	for _, dir := range dirs {
-		tasks, err := filepath.Glob(dir + "/task/*/schedstat")
-		if err != nil || len(tasks) == 0 {
-			return 0, fmt.Errorf("no tasks in %s", dir)
+	for _, dir := range softirqThreads {
+		b, err := os.ReadFile(dir + "/schedstat")
+		if err != nil {
+			return 0, err
 		}
-		for _, t := range tasks {
-			b, err := os.ReadFile(t)
-			if err != nil {
-				return 0, err
-			}
-			ran, _, _ := strings.Cut(string(b), " ")
-			ns, err := strconv.ParseInt(ran, 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("read %s: %w", t, err)
-			}
-			sum += time.Duration(ns)
+		var ns int64
+		if _, err := fmt.Sscan(string(b), &ns); err != nil {
+			return 0, fmt.Errorf("read schedstat: %w", err)
 		}
+		sum += time.Duration(ns)
 	}
 	return sum, nil
 }
 
-// softirqThreads are the kernel's threads that take over where there is much to do.
+// softirqThreads are the folders of those threads.
 var softirqThreads = func() (dirs []string) {
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, name := range names {

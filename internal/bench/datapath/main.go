@@ -1,6 +1,6 @@
 // Command datapath measures what a way to a service costs beside talking to the pod itself, on this kernel:
 //
-//	bench-datapath [-rounds N] [-seconds S] [-attach veth|bridge|macvlan] [-services 1,10000] [-paths direct,nft,kubeproxy]
+//	bench-datapath [-rounds N] [-attach veth,bridge,…] [-services 1,10000] [-paths direct,plumb,…] [-seconds S | -count N]
 //
 // Every path has a bed of its own: a node, a client pod and server pods in network namespaces that live as long as the
 // run, with nothing else in them, so that paths share no connection, no port and no rule. Rounds go over all paths in
@@ -8,15 +8,19 @@
 // medians of the ratios, with the 95 % interval of a bootstrap. Absolute figures mean little on a shared machine.
 //
 //	main.go    flags, rounds
-//	bed.go     the namespaces of one path, by kind of attachment
-//	paths.go   what is measured: a path is a name and what it sets up
-//	kubeproxy.go  the anchor, a ruleset in kube-proxy's shape, loaded by nft
+//	ground.go  what all beds stand on: a mount namespace of this process's own
+//	bed.go     a node with its pods, by plumb's compiler and reconciler
+//	paths.go   what is measured: a path is a name, a configuration, and a target
+//	kubeproxy.go  the anchor above, a ruleset in kube-proxy's shape, loaded by nft
+//	bare.go    the anchor below, a redirect and nothing else
 //	load.go    starting client and servers, processes of this binary that are pinned to one CPU each
 //	child.go   what they do
+//	count.go   or, with -count, both in one thread, timed
 //	figures.go medians, intervals, the table
 //
-// A connection costs what the processes of client and servers ran, plus the kernel's softirq threads of their CPUs. On a
-// kernel without IRQ_TIME_ACCOUNTING that holds the softirqs that interrupt them too.
+// A connection costs what the cgroup of its client and server ran, with the softirqs that ran in them, which are nearly
+// all; what the kernel's softirq threads did meanwhile, for anybody, is said below the table. With -count the figures are
+// the clock's: cmd icount runs that on a machine whose clock counts instructions.
 package main
 
 import (
@@ -25,17 +29,20 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"plumb.internal/plumb/compiler"
 )
 
 type options struct {
 	rounds   int
 	time     time.Duration // of one measurement
-	attach   string
+	count    int           // instead: operations of one measurement
 	services []int
 	paths    []string
 	backends int
@@ -46,36 +53,65 @@ func main() {
 		child(os.Args[2:])
 		return
 	}
+	if compiler.RunEvaluator() {
+		return
+	}
 	o := options{}
 	seconds := flag.Float64("seconds", 0.3, "length of one measurement")
 	services := flag.String("services", "1,10000", "`numbers` of services on the node")
-	paths := flag.String("paths", "direct,nft,kubeproxy", "`names` of paths; the others are compared with the first")
-	flag.IntVar(&o.rounds, "rounds", 12, "rounds over all paths; claims below 10 % need 120")
-	flag.StringVar(&o.attach, "attach", "veth", "veth, bridge or macvlan")
+	attach := flag.String("attach", "veth,bridge,macvlan", "`names` of attachments, one after the other")
+	names := flag.String("paths", "direct,programs,plumb,socket,packet,nft,kubeproxy", "`names` of paths; the others are compared with the first")
+	flag.IntVar(&o.rounds, "rounds", 120, "rounds over all paths; claims below 10 % need 120")
+	flag.IntVar(&o.count, "count", 0, "time `N` operations in one thread instead")
 	flag.IntVar(&o.backends, "backends", 1, "backends of a service")
 	flag.Parse()
 	o.time = time.Duration(*seconds * float64(time.Second))
-	o.paths = strings.Split(*paths, ",")
+	o.paths = strings.Split(*names, ",")
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench-datapath:", err)
+			os.Exit(1)
+		}
+	}
 	for _, n := range strings.Split(*services, ",") {
 		k, err := strconv.Atoi(n)
 		if err != nil || k < 1 {
-			fmt.Fprintf(os.Stderr, "bench-datapath: -services: %q is no number of services\n", n)
-			os.Exit(1)
+			fail(fmt.Errorf("-services: %q is no number of services", n))
 		}
 		o.services = append(o.services, k)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bench-datapath:", err)
-		os.Exit(1)
+	switch {
+	case os.Getuid() != 0:
+		fail(errors.New("network namespaces need root"))
+	case os.Getenv(inside) == "":
+		err := alone()
+		if exit := new(exec.ExitError); errors.As(err, &exit) { // and has said why
+			os.Exit(max(exit.ExitCode(), 1))
+		}
+		fail(err)
+	default:
+		fail(run(ctx, o, strings.Split(*attach, ",")))
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
-	if os.Getuid() != 0 {
-		return errors.New("network namespaces need root")
+func run(ctx context.Context, o options, attach []string) error {
+	g, err := newGround(ctx)
+	if err != nil {
+		return err
 	}
+	for _, a := range attach {
+		if err = o.measure(ctx, g, a); err != nil {
+			err = fmt.Errorf("%s: %w", a, err)
+			break
+		}
+	}
+	return errors.Join(err, g.close())
+}
+
+// measure goes over all paths of one attachment, and prints the tables.
+func (o options) measure(ctx context.Context, g *ground, attach string) (err error) {
 	var lanes []*lane
 	defer func() {
 		for _, l := range lanes {
@@ -91,28 +127,51 @@ func run(ctx context.Context, o options) (err error) {
 		if p.alone {
 			counts = []int{0}
 		}
+		if name == "bare" && attach != "veth" && attach != "netkit" {
+			continue // they have no peer to redirect to
+		}
 		for _, n := range counts {
 			start := time.Now()
-			l, err := newLane(ctx, p, name, n, o)
+			l, err := o.newLane(ctx, g, attach, name, p, n)
 			if err != nil {
 				return fmt.Errorf("set up %s with %d services: %w", name, n, err)
 			}
 			lanes = append(lanes, l)
-			fmt.Fprintf(os.Stderr, "%s is set up in %s\n", l.name, time.Since(start).Round(time.Millisecond))
+			fmt.Fprintf(os.Stderr, "%s, %s is set up in %s\n", attach, l.name, time.Since(start).Round(time.Millisecond))
 		}
 	}
+	before, err := softirqs()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
 	for round := range o.rounds {
 		for i := range lanes {
 			l := lanes[(round+i)%len(lanes)]
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err := l.measure(o.time); err != nil {
+			if err := l.measure(o); err != nil {
 				return fmt.Errorf("measure %s: %w", l.name, err)
 			}
 		}
 	}
-	table(os.Stdout, lanes)
+	fmt.Printf("\n%s, %d rounds", attach, o.rounds)
+	if o.count > 0 {
+		fmt.Printf(" of %d\n", o.count)
+		table(os.Stdout, perConnection, lanes)
+		table(os.Stdout, perRoundTrip, lanes)
+		return nil
+	}
+	after, err := softirqs()
+	if err != nil {
+		return err
+	}
+	fmt.Printf(" of %v\n", o.time)
+	for _, m := range []metric{gbits, connections, cpuTime, p50, p99} {
+		table(os.Stdout, m, lanes)
+	}
+	fmt.Printf("\nsoftirq threads had %.1f %% of both CPUs meanwhile\n", 50*(after-before).Seconds()/time.Since(start).Seconds())
 	return nil
 }
 
@@ -122,12 +181,11 @@ type lane struct {
 	bed     *bed
 	client  *process
 	servers []*process
-	target  string
-	figures map[string][]float64 // by metric, one a round
+	figures map[metric][]float64 // one a round
 }
 
-func newLane(ctx context.Context, p path, name string, services int, o options) (l *lane, err error) {
-	l = &lane{name: name, figures: map[string][]float64{}}
+func (o options) newLane(ctx context.Context, g *ground, attach, name string, p path, services int) (l *lane, err error) {
+	l = &lane{name: name, figures: map[metric][]float64{}}
 	if services > 0 {
 		l.name = fmt.Sprintf("%s %d", name, services)
 	}
@@ -137,20 +195,27 @@ func newLane(ctx context.Context, p path, name string, services int, o options) 
 			l = nil
 		}
 	}()
-	if l.bed, err = newBed(o.attach, o.backends); err != nil {
+	if l.bed, err = newBed(ctx, g, attach, p, services, o.backends); err != nil {
+		return l, err
+	}
+	if p.extra != nil {
+		if err := p.extra(ctx, l.bed, services); err != nil {
+			return l, err
+		}
+	}
+	to := p.target(l.bed)
+	if o.count > 0 {
+		l.client, err = startCounter(l.bed, to)
 		return l, err
 	}
 	for _, s := range l.bed.servers {
-		proc, err := start(s, serverCPU, "server", port)
+		proc, err := l.bed.start(s, serverCPU, nil, "server", port)
 		if err != nil {
 			return l, err
 		}
 		l.servers = append(l.servers, proc)
 	}
-	if l.target, err = p.setup(ctx, l.bed, services); err != nil {
-		return l, err
-	}
-	l.client, err = start(l.bed.client, clientCPU, "client", l.target)
+	l.client, err = l.bed.start(l.bed.client, clientCPU, nil, "client", to.String())
 	return l, err
 }
 
@@ -168,21 +233,24 @@ func (l *lane) close() error {
 }
 
 // measure adds one round's figures.
-func (l *lane) measure(d time.Duration) error {
+func (l *lane) measure(o options) error {
+	if o.count > 0 {
+		return l.counts(o.count)
+	}
 	for _, what := range []string{"stream", "connect", "rr"} {
-		before, err := l.cpu()
+		before, err := l.bed.cpu()
 		if err != nil {
 			return err
 		}
-		a, err := l.client.ask(what, d)
+		a, err := l.client.ask(what, o.time)
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		after, err := l.cpu()
+		after, err := l.bed.cpu()
 		if err != nil {
 			return err
 		}
-		add := func(metric string, v float64) { l.figures[metric] = append(l.figures[metric], v) }
+		add := func(m metric, v float64) { l.figures[m] = append(l.figures[m], v) }
 		switch what {
 		case "stream":
 			add(gbits, float64(a.Count)*8/a.Seconds/1e9)

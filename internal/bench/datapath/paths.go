@@ -2,14 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
 
-	"plumb.internal/plumb/internal/host"
-	"plumb.internal/plumb/reconciler/resource"
-	"plumb.internal/plumb/reconciler/resource/nft"
+	"plumb.internal/plumb/reconciler/features"
 )
 
 // port is where servers listen and services are.
@@ -17,42 +12,42 @@ const port = "8080"
 
 // path is one way from the client to a server.
 type path struct {
-	// alone says that the number of services has no meaning for it.
+	// alone says that the number of services has no meaning for it: there are none.
 	alone bool
-	// setup makes a bed ready and returns where the client connects to. What it makes lives in the bed's namespaces; what
-	// doesn't go with them has to be taken away when ctx is done.
-	setup func(ctx context.Context, b *bed, services int) (target string, err error)
+	// programs says that the node has plumb's eBPF programs; services is what its configuration says of routing.services.
+	programs bool
+	services string
+	// pod says that the client connects to the pod and not to the service.
+	pod bool
+	// extra is what is done to the bed afterwards. What it makes goes with the bed's namespaces.
+	extra func(ctx context.Context, b *bed, services int) error
 }
 
 // paths by name, as -paths takes them.
 var paths = map[string]path{
-	"direct": {alone: true, setup: func(_ context.Context, b *bed, _ int) (string, error) {
-		return netip.AddrPortFrom(b.backend[0], 8080).String(), nil
-	}},
-	"kubeproxy": {setup: kubeProxy},
-	"nft":       {setup: plumbNFT},
+	"direct":    {alone: true, pod: true},                      // pods as plumb connects them, through the node's stack
+	"bare":      {alone: true, pod: true, extra: bareRedirect}, // a redirect and nothing else
+	"programs":  {alone: true, pod: true, programs: true},      // what a node without services has
+	"plumb":     {pod: true, programs: true, services: "auto"}, // all that a node with services has
+	"socket":    {programs: true, services: "socket"},
+	"packet":    {programs: true, services: "packet"},
+	"nft":       {programs: true, services: "nftables"},
+	"kubeproxy": {extra: kubeProxy}, // pods through the node's stack, and its rules
 }
 
-// plumbNFT makes plumb's own table in the node's namespace, by its kind.
-func plumbNFT(ctx context.Context, b *bed, services int) (string, error) {
-	h, err := host.Open(host.Options{Node: "bench", RootNS: fmt.Sprintf("/proc/self/fd/%d", b.node.Fd())})
-	if err != nil {
-		return "", err
+// features is what a node of the path is told of a kernel's.
+func (p path) features(set *features.Set) *features.Set {
+	if p.programs {
+		return set
 	}
-	defer h.Close()
-	var t nft.Table
-	for i := range services {
-		f := resource.Frontend{Address: serviceAddr(i), Port: 8080, Protocol: "TCP", Algorithm: resource.Random}
-		for _, to := range backendsOf(b, i) {
-			f.Backends = append(f.Backends, resource.Backend{Address: to, Port: 8080, Weight: 1, State: resource.Active})
-		}
-		t.Frontends = append(t.Frontends, f)
+	return without(set, features.GlobalData) // which all programs on devices need
+}
+
+func (p path) target(b *bed) netip.AddrPort {
+	if p.pod {
+		return netip.AddrPortFrom(b.backend[0], 8080)
 	}
-	slices.SortFunc(t.Frontends, func(a, b resource.Frontend) int { return strings.Compare(a.Name(), b.Name()) })
-	if b.attach != "veth" {
-		t.Segments = []string{"ground"}
-	}
-	return netip.AddrPortFrom(serviceAddr(0), 8080).String(), (nft.Ops{}).Create(ctx, h, t)
+	return netip.AddrPortFrom(serviceAddr(0), 8080)
 }
 
 // serviceAddr is the address of service i. The client connects to the first one; the others are there.
