@@ -46,6 +46,7 @@ func command(ctx context.Context, args []string) error {
 	set.StringVar(&o.out, "out", "", "`folder` for the files that steps leave in /out, one folder a kernel")
 	set.IntVar(&o.cpus, "cpus", 2, "`number` of processors of a machine")
 	set.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for one machine; ten times as much where it is emulated in software")
+	set.BoolVar(&o.counted, "counted", false, "let the machine's clock count instructions: benchmarks say how many there were")
 	set.BoolVar(&o.verbose, "v", false, "print everything as it comes")
 	if err := set.Parse(args[1:]); err != nil {
 		return err
@@ -81,7 +82,7 @@ type options struct {
 	kernels, dir, cache, plumb, programs, args, out string
 	cpus                                            int
 	timeout                                         time.Duration
-	verbose                                         bool
+	counted, verbose                                bool
 }
 
 // test runs the test binaries of the packages.
@@ -145,7 +146,7 @@ func (o options) each(ctx context.Context, what string, prepare func(*vmtest.Mac
 }
 
 func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
-	m := &vmtest.Machine{Kernel: k, CPUs: o.cpus, Timeout: o.timeout}
+	m := &vmtest.Machine{Kernel: k, CPUs: o.cpus, Counted: o.counted, Timeout: o.timeout}
 	how := "with KVM"
 	if m.Slow() {
 		m.Timeout *= 10
