@@ -94,8 +94,8 @@ func endsClearly(t *testing.T, dir, want string) {
 	if limit := time.Duration(load * float64(10*time.Second)); cpu > 10*time.Second || took > limit {
 		t.Errorf("took %v of processor time, and %v by the clock of at most %v", cpu, took, limit)
 	}
-	if (after.Maxrss+int64(self))>>10 > 400 {
-		t.Errorf("child and parent used %d MB", (after.Maxrss+int64(self))>>10)
+	if mb := (int64(after.Maxrss) + int64(self)) >> 10; mb > 400 {
+		t.Errorf("child and parent used %d MB", mb)
 	}
 	if !strings.Contains(err.Error(), want) {
 		t.Errorf("got %q, want it to hold %q", err, want)
