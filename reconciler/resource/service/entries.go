@@ -109,7 +109,7 @@ func encode(f resource.Frontend) *entries {
 	}
 	if f.Algorithm == resource.Maglev {
 		e.frontend.Size = uint32(f.TableSize)
-		e.frontend.Class = class(f.TableSize)
+		e.frontend.Class = uint8(bpf.MaglevClass(f.TableSize))
 	}
 	order := pickable(f)
 	e.frontend.Slots = uint32(len(order))
@@ -171,16 +171,6 @@ func membersOf(slots []slot) []member {
 	return slices.CompactFunc(ms, func(a, b member) bool { return a.backend == b.backend })
 }
 
-// class is the number of the smallest class whose elements hold a table of that many slots.
-func class(size int) uint8 {
-	for i, most := range bpf.MaglevClasses {
-		if size <= most {
-			return uint8(i)
-		}
-	}
-	return uint8(len(bpf.MaglevClasses) - 1)
-}
-
 // decode is the frontend that entries stand for; broken says in what they differ from what encode makes of it, "" if in
 // nothing. What it appends to backends are those of the frontend.
 func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, broken string) {
@@ -235,7 +225,7 @@ func (e *entries) plain() bool {
 	if !e.there || f.Service != e.service || int(f.Slots) != len(e.slots) || len(e.members) > 0 {
 		return false
 	}
-	if maglev && (!e.table || f.Class != class(int(f.Size))) || !maglev && (f.Size != 0 || f.Class != 0) || f.Affinity != 0 {
+	if maglev && (!e.table || int(f.Class) != bpf.MaglevClass(int(f.Size))) || !maglev && (f.Size != 0 || f.Class != 0) || f.Affinity != 0 {
 		return false
 	}
 	if f.Algorithm < bpf.Random || f.Algorithm > bpf.Maglev || e.key.Proto != bpf.TCP && e.key.Proto != bpf.UDP {
@@ -286,7 +276,7 @@ const tableHeader = 16
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // elementSize is the size of the elements of a class, in bytes.
-func elementSize(class uint8) int { return tableHeader + (bpf.MaglevClasses[class]+3)/4*4*2 }
+func elementSize(class uint8) int { return int(bpf.Layouts[arrayName(class)].Value) }
 
 // buildTable puts the table into an element of its class.
 func (e *entries) buildTable(element []byte) {

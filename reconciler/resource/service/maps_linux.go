@@ -6,6 +6,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
@@ -31,14 +34,11 @@ func open(h *host.Host, names []resource.ID) (*maps, error) {
 			m.members, err = m.find("members")
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if (len(m.frontends) == 0) != (len(m.slots) == 0) {
-		return nil, fmt.Errorf("of the BPF maps frontends and slots in %s only one is there", h.BPFPath(host.BPFMapFolder))
-	}
-	return m, nil
+	return m, err
 }
+
+// none reports whether there are no maps at all. Killed while it made or removed them, plumb leaves some of them.
+func (m *maps) none() bool { return len(m.frontends) == 0 && len(m.slots) == 0 && len(m.members) == 0 }
 
 // ids are the resources that the open maps are.
 func (m *maps) ids() (ids []resource.ID) {
@@ -75,6 +75,22 @@ func (m *maps) find(base string) ([]host.BPFMap, error) {
 }
 
 func last(ms []host.BPFMap) host.BPFMap { return ms[len(ms)-1] }
+
+// each visits the entries of the map to observe, if there is one.
+func each[K, V any](ms []host.BPFMap, visit func(K, V)) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	return bpf.Each(last(ms).Map, visit)
+}
+
+// lookup is a look into the map to observe; there is nothing where there is no map.
+func lookup(ms []host.BPFMap, key, value unsafe.Pointer) error {
+	if len(ms) == 0 {
+		return ebpf.ErrKeyNotExist
+	}
+	return last(ms).Lookup(key, value)
+}
 
 // arrays opens the maps of a class of Maglev tables.
 func (m *maps) arrays(class uint8) ([]host.BPFMap, error) {
@@ -155,7 +171,7 @@ func (m *maps) take(class uint8) (uint32, error) {
 	defer t.mu.Unlock()
 	if !t.known {
 		t.forget()
-		err := bpf.Each(last(m.frontends).Map, func(_ bpf.FrontendKey, f bpf.Frontend) {
+		err := each(m.frontends, func(_ bpf.FrontendKey, f bpf.Frontend) {
 			if f.Algorithm == bpf.Maglev && f.Slots > 0 && int(f.Class) < len(t.used) {
 				t.used[f.Class][f.Table] = true
 			}

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -163,6 +164,48 @@ func TestTwoMaps(t *testing.T) {
 }
 
 func entriesOf() []any { return []any{entries{}, slot{}, member{}} }
+
+// Killed while it made or removed the maps, or robbed of one, plumb goes on with what is there.
+func TestSomeMaps(t *testing.T) {
+	a, b := backend("10.0.0.1:80", 1, resource.Active), backend("10.0.0.2:80", 1, resource.Active)
+	s := frontend("10.96.0.1:80", "TCP", resource.Random, a, b).sticky(60e9)
+	for base := range sizes {
+		t.Run(base, func(t *testing.T) {
+			h := kindtest.Root(t)
+			mapsOf(t, h, map[string]int{base: sizes[base]})
+			if owned, _, err := (Ops{}).Observe(t.Context(), h, []Service{s}); err != nil || len(owned) > 0 {
+				t.Errorf("alone: owned %v, %v", owned, err)
+			}
+			h = kindtest.Root(t)
+			mapsOf(t, h, sizes)
+			if err := apply(h, []Service{s}, asTheyCome); err != nil {
+				t.Fatal(err)
+			}
+			want := contentOf(t, h)
+			if err := os.Remove(h.BPFPath(host.BPFMapFolder, bpf.MapName(base, 1, sizes[base]))); err != nil {
+				t.Fatal(err)
+			}
+			h.Forget()
+			owned, _, err := (Ops{}).Observe(t.Context(), h, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pin(t, h, base, sizes[base])
+			h.ForgetMaps()
+			if err := apply(h, []Service{s}, asTheyCome); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want, contentOf(t, h)); d != "" {
+				t.Errorf("-want +got:\n%s", d)
+			}
+			for _, o := range owned {
+				if err := (Ops{}).Delete(t.Context(), h, o); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
 
 // A map that is too small is an error that says what to set, and what had room works.
 func TestFull(t *testing.T) {

@@ -22,7 +22,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		names = wanted[0].Maps
 	}
 	m, err := open(h, names)
-	if err != nil || len(m.frontends) == 0 {
+	if err != nil || m.none() {
 		return nil, nil, err
 	}
 	all, err := m.dump(wanted)
@@ -74,26 +74,24 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 		members   bag[member]
 	)
 	g.Go(func() error {
-		err := bpf.Each(last(m.frontends).Map, func(k bpf.FrontendKey, v bpf.Frontend) {
+		err := each(m.frontends, func(k bpf.FrontendKey, v bpf.Frontend) {
 			id := hashID(k.Addr, k.Port, k.Proto)
 			frontends = append(frontends, entries{service: id, key: k, there: true, frontend: v})
 		})
 		return wrap(err, "frontends")
 	})
 	g.Go(func() error {
-		err := bpf.Each(last(m.slots).Map, func(k bpf.SlotKey, v bpf.Backend) {
+		err := each(m.slots, func(k bpf.SlotKey, v bpf.Backend) {
 			slots.add(k.Service, slot{k.Slot, v})
 		})
 		return wrap(err, "slots")
 	})
-	if len(m.members) > 0 {
-		g.Go(func() error {
-			err := bpf.Each(last(m.members).Map, func(k bpf.MemberKey, v uint32) {
-				members.add(k.Service, member{k.Backend, v})
-			})
-			return wrap(err, "members")
+	g.Go(func() error {
+		err := each(m.members, func(k bpf.MemberKey, v uint32) {
+			members.add(k.Service, member{k.Backend, v})
 		})
-	}
+		return wrap(err, "members")
+	})
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (Ops) Delete(_ context.Context, h *host.Host, s Service) error {
 		later(h).add(s.stale...)
 		return nil
 	}
-	if len(m.frontends) == 0 {
+	if m.none() {
 		return nil // the maps are gone, and all in them
 	}
 	old := s.held
@@ -87,7 +87,7 @@ func (m *maps) need() error {
 func (m *maps) read(s Service) (*entries, error) {
 	want := encode(s.Frontend)
 	e := &entries{service: want.service, key: want.key}
-	err := last(m.frontends).Lookup(unsafe.Pointer(&e.key), unsafe.Pointer(&e.frontend))
+	err := lookup(m.frontends, unsafe.Pointer(&e.key), unsafe.Pointer(&e.frontend))
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil, wrap(err, "frontends")
 	}
@@ -99,7 +99,7 @@ func (m *maps) read(s Service) (*entries, error) {
 	for n := range uint32(1 << 20) {
 		k := &bpf.SlotKey{Service: e.service, Slot: n}
 		v := &bpf.Backend{}
-		err := last(m.slots).Lookup(unsafe.Pointer(k), unsafe.Pointer(v))
+		err := lookup(m.slots, unsafe.Pointer(k), unsafe.Pointer(v))
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			break
 		}
@@ -108,13 +108,10 @@ func (m *maps) read(s Service) (*entries, error) {
 		}
 		e.slots = append(e.slots, slot{n, *v})
 	}
-	if len(m.members) == 0 {
-		return e, nil
-	}
 	for _, b := range membersOf(e.slots) {
 		k := &bpf.MemberKey{Service: e.service, Backend: b.backend}
 		var v uint32
-		err := last(m.members).Lookup(unsafe.Pointer(k), unsafe.Pointer(&v))
+		err := lookup(m.members, unsafe.Pointer(k), unsafe.Pointer(&v))
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			continue
 		}

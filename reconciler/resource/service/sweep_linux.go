@@ -140,8 +140,7 @@ func finish(ctx context.Context, h *host.Host, pairs map[pair]bool, affinities m
 // again where that is missing.
 func (m *maps) remembered(visit func(p pair, connected uint64) bool) error {
 	err := sweep(m, "flows", func(k *bpf.FlowKey, v *bpf.Flow) (drop, late bool) {
-		forward := v.Kind == bpf.FlowForward || v.Kind == bpf.FlowHairpinForward
-		return k.Proto == bpf.UDP && visit(pair{v.Service, v.Backend}, 0), !forward
+		return k.Proto == bpf.UDP && visit(pair{v.Service, v.Backend}, 0), !v.Forward()
 	})
 	if err != nil {
 		return err
