@@ -1,6 +1,7 @@
 package kindtest
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -9,8 +10,14 @@ import (
 	"plumb.internal/plumb/internal/host"
 )
 
-// BPFFS mounts a BPF file system for the length of a test, and gives the host a folder on it.
+// BPFFS gives the host a folder on a BPF file system of its own, other than the one that it has from Root.
 func BPFFS(t testing.TB, h *host.Host) {
+	t.Helper()
+	h.BPFFS = bpffs(t)
+}
+
+// bpffs mounts a BPF file system for the length of a test, and returns a node's folder on it.
+func bpffs(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
@@ -21,5 +28,27 @@ func BPFFS(t testing.TB, h *host.Host) {
 			t.Error(err)
 		}
 	})
-	h.BPFFS = filepath.Join(dir, "plumb", Node)
+	return filepath.Join(dir, "plumb", Node)
+}
+
+// cgroup makes a cgroup for the length of a test, below the mount of the hierarchy; "" where none is mounted.
+func cgroup(t testing.TB) string {
+	t.Helper()
+	top, err := host.Mount("cgroup2")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		return ""
+	}
+	dir, err := os.MkdirTemp(top, "plumb-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

@@ -29,8 +29,8 @@ func NeedRoot(t testing.TB) {
 	t.Skip("this test needs root")
 }
 
-// Root makes a host of its own for a test: a private root network namespace with an uplink eth0, a folder of namespaces
-// and a run folder. Everything goes with the test, and nothing of the machine is touched.
+// Root makes a host of its own for a test: a private root network namespace with an uplink eth0, a folder of namespaces, a
+// run folder, a BPF file system and a cgroup. Everything goes with the test, and nothing of the machine is touched.
 func Root(t testing.TB) *host.Host {
 	t.Helper()
 	NeedRoot(t)
@@ -54,7 +54,7 @@ func Options(t testing.TB) host.Options {
 	dir := t.TempDir()
 	root, far := Namespace(t), Namespace(t)
 	o := host.Options{Node: Node, RunDir: filepath.Join(dir, "run", Node), NetNSDir: filepath.Join(dir, "netns"),
-		RootNS: fmt.Sprintf("/proc/self/fd/%d", root.Fd())}
+		RootNS: fmt.Sprintf("/proc/self/fd/%d", root.Fd()), BPFFS: bpffs(t), Cgroup: cgroup(t)}
 	t.Cleanup(func() { clean(t, o.NetNSDir) })
 
 	h, err := host.Open(o)
