@@ -22,7 +22,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 		id     resource.ID
 	}
 	var ranges []podRange
-	for _, id := range desired.IDs() {
+	for _, id := range desired.Where(speaks) {
 		switch r := desired[id].(type) {
 		case Addr:
 			ip := r.Prefix.Addr()
@@ -81,4 +81,13 @@ func (a Addr) owner() string {
 		return resource.ProtocolOwner(a.Protocol)
 	}
 	return fmt.Sprintf("protocol %d", a.Protocol) // numbers of addresses have a table of their own
+}
+
+// speaks reports whether Conflicts goes by r.
+func speaks(r resource.Resource) bool {
+	switch r.(type) {
+	case Addr, resource.PodPrefixer:
+		return true
+	}
+	return false
 }

@@ -66,11 +66,8 @@ func (Ops) Conflicts(desired resource.State, foreign []Link) []resource.Conflict
 			break
 		}
 	}
-	for _, id := range desired.IDs() {
-		d, ok := desired[id].(Link)
-		if !ok {
-			continue
-		}
+	for _, id := range desired.Where(func(r resource.Resource) bool { _, ok := r.(Link); return ok }) {
+		d := desired[id].(Link)
 		for _, f := range foreign {
 			if f.Node != "" && f.NetNS == "" {
 				continue

@@ -18,11 +18,8 @@ func (Ops) Conflicts(desired resource.State, foreign []Route) []resource.Conflic
 	}
 	byKey := map[key][]Route{}
 	var ranges []Route
-	for _, id := range desired.IDs() {
-		r, ok := desired[id].(Route)
-		if !ok {
-			continue
-		}
+	for _, id := range desired.Where(func(r resource.Resource) bool { _, ok := r.(Route); return ok }) {
+		r := desired[id].(Route)
 		k := key{r.NetNS, r.Table, r.Dst}
 		byKey[k] = append(byKey[k], r)
 		if r.PodPrefix {

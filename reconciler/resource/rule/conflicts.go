@@ -24,7 +24,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Rule) []resource.Conflict
 		pods   bool // prefix is a range of pods that the namespace has routes to
 	}
 	var claims []claim
-	for _, id := range desired.IDs() {
+	for _, id := range desired.Where(speaks) {
 		switch r := desired[id].(type) {
 		case Rule:
 			claims = append(claims, claim{id, r.NetNS, r.Src, r.Priority, false})
@@ -80,4 +80,13 @@ func (r Rule) text() string {
 		return s
 	}
 	return s + " lookup " + resource.TableName(r.Table)
+}
+
+// speaks reports whether Conflicts goes by r.
+func speaks(r resource.Resource) bool {
+	switch r.(type) {
+	case Rule, resource.PodPrefixer:
+		return true
+	}
+	return false
 }
