@@ -7,6 +7,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/memlock"
 )
 
 // NewMap makes a map of a size. Nobody else sees it until it is pinned.
@@ -95,18 +97,14 @@ func Load(name, program string, settings map[string]uint32, pinned map[string]*e
 	return c.DetachProgram(program), nil
 }
 
-// lifted runs fn again without the limit of locked memory, where the kernel refuses: before 5.11 it counts maps and
-// programs by that limit, of which a process has next to nothing.
+// lifted runs fn without the limit of locked memory. That the limit stays matters only where the kernel then refuses.
 func lifted(fn func() error) error {
+	limit := memlock.Lift()
 	err := fn()
-	if !errors.Is(err, unix.EPERM) {
-		return err
+	if errors.Is(err, unix.EPERM) && limit != nil {
+		return fmt.Errorf("%w (%w)", err, limit)
 	}
-	all := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if limit := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &all, nil); limit != nil {
-		return fmt.Errorf("%w (and the limit of locked memory, ulimit -l, can't be raised: %w)", err, limit)
-	}
-	return fn()
+	return err
 }
 
 const verifierLines = 12

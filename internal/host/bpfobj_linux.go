@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/memlock"
 )
 
 // The library asks the kernel for much more than is needed to say which object this is, and tries things out by loading
@@ -252,6 +254,7 @@ func (h *Host) BPFProgram(name string) (*ebpf.Program, error) {
 	if p := h.opened[name]; p != nil {
 		return p, nil
 	}
+	_ = memlock.Lift() // the library tries out what this kernel can; without the limit it finds out
 	p, err := ebpf.LoadPinnedProgram(h.BPFPath(BPFProgramFolder, name), nil)
 	if err != nil {
 		return nil, fmt.Errorf("open program %s: %w", name, err)

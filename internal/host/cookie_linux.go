@@ -10,8 +10,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/memlock"
 )
 
 // Cookies returns the cookies of namespaces: numbers that are never given to another one while the kernel runs. A kernel
@@ -74,10 +75,7 @@ const asking = 253
 // protocol asking. It has no pin: should this process die, the kernel detaches it.
 func attachTeller() (detach func(), err error) {
 	const protocol, mark, priority = 12, 16, 20 // offsets in struct bpf_sock
-	// Before 5.11 programs count as locked memory; later kernels are left alone.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("allow programs their memory: %w", err)
-	}
+	limit := memlock.Lift()
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "plumb_cookie", Type: ebpf.CGroupSock, AttachType: ebpf.AttachCGroupInetSockCreate, License: "GPL",
 		Instructions: asm.Instructions{
@@ -93,7 +91,7 @@ func attachTeller() (detach func(), err error) {
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load a program: %w", err)
+		return nil, fmt.Errorf("load a program: %w", errors.Join(err, limit))
 	}
 	defer p.Close()
 	dir, err := ownCgroup()
