@@ -159,6 +159,14 @@ func client(target string) error {
 				err = a.roundTrips(to, start.Add(d))
 			}
 			a.Seconds = time.Since(start).Seconds()
+			switch what {
+			case "connections":
+				a.Count = int(ns)
+				a.Seconds, err = connectTimes(remote{to}, a.Count)
+			case "echoes":
+				a.Count = int(ns)
+				a.Seconds, err = echoTimes(remote{to}, a.Count)
+			}
 		}
 		if err != nil {
 			a.Error = err.Error()

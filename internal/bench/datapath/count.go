@@ -54,10 +54,10 @@ func counter(target string) error {
 		if err == nil {
 			a.Count = n
 			runtime.GC()
-			if what == "connect" {
-				a.Seconds, err = connectTimes(l, to, n)
+			if what == "connections" {
+				a.Seconds, err = connectTimes(local{l, to}, n)
 			} else {
-				a.Seconds, err = echoTimes(l, to, n)
+				a.Seconds, err = echoTimes(local{l, to}, n)
 			}
 		}
 		if err != nil {
@@ -77,47 +77,88 @@ func clock() int64 {
 	return t.Nano()
 }
 
-// pair connects to the server, and accepts.
-func pair(l int, to *unix.RawSockaddrInet4) (c, s int, err error) {
-	c, err = raw(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		_, err = raw(unix.SYS_CONNECT, uintptr(c), uintptr(unsafe.Pointer(to)), unsafe.Sizeof(*to))
-	}
-	if err == nil {
-		s, err = raw(unix.SYS_ACCEPT4, uintptr(l), 0, 0, unix.SOCK_CLOEXEC)
-	}
-	return c, s, err
+// peers are how a byte comes to a server and back.
+type peers interface {
+	connect() (conn, error)
+	exchange(c conn, b []byte) error
+	// close ends both sides.
+	close(c conn) error
 }
 
-// exchange is a byte there and one back.
-func exchange(c, s int, b []byte) error {
-	_, err := send(c, b)
+// conn is a connection by its ends; that of the server may be elsewhere.
+type conn struct{ client, server int }
+
+// local has the server in the same thread.
+type local struct {
+	listener int
+	to       *unix.RawSockaddrInet4
+}
+
+func (l local) connect() (conn, error) {
+	c, err := remote{l.to}.connect()
 	if err == nil {
-		_, err = read(s, b)
+		c.server, err = raw(unix.SYS_ACCEPT4, uintptr(l.listener), 0, 0, unix.SOCK_CLOEXEC)
+	}
+	return c, err
+}
+
+func (local) exchange(c conn, b []byte) error {
+	_, err := send(c.client, b)
+	if err == nil {
+		_, err = read(c.server, b)
 	}
 	if err == nil {
-		_, err = send(s, b)
+		_, err = send(c.server, b)
 	}
 	if err == nil {
-		_, err = read(c, b)
+		_, err = read(c.client, b)
 	}
 	return err
 }
 
-// connectTimes is a connection, a byte there, one back, and the end of both sides; n times.
-func connectTimes(l int, to *unix.RawSockaddrInet4, n int) (float64, error) {
-	b := make([]byte, 1)
+func (local) close(c conn) error {
+	closeFD(c.client)
+	_, err := read(c.server, make([]byte, 1)) // the end
+	closeFD(c.server)
+	return err
+}
+
+// remote has it in another process.
+type remote struct{ to *unix.RawSockaddrInet4 }
+
+func (r remote) connect() (c conn, err error) {
+	c.client, err = raw(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		_, err = raw(unix.SYS_CONNECT, uintptr(c.client), uintptr(unsafe.Pointer(r.to)), unsafe.Sizeof(*r.to))
+	}
+	return c, err
+}
+
+func (remote) exchange(c conn, b []byte) error {
+	_, err := send(c.client, b)
+	if err == nil {
+		_, err = read(c.client, b)
+	}
+	return err
+}
+
+func (remote) close(c conn) error {
+	closeFD(c.client)
+	return nil
+}
+
+// connectTimes is how long n connections take, each with a byte there and one back.
+func connectTimes(p peers, n int) (float64, error) {
+	b := []byte{once}
 	start := clock()
 	for range n {
-		c, s, err := pair(l, to)
+		c, err := p.connect()
 		if err == nil {
-			err = exchange(c, s, b)
+			err = p.exchange(c, b)
 		}
-		closeFD(c)
 		if err == nil {
-			_, err = read(s, b) // the end
+			err = p.close(c)
 		}
-		closeFD(s)
 		if err != nil {
 			return 0, err
 		}
@@ -125,33 +166,28 @@ func connectTimes(l int, to *unix.RawSockaddrInet4, n int) (float64, error) {
 	return float64(clock()-start) / 1e9, nil
 }
 
-// echoTimes is n times a byte there and one back on one connection.
-func echoTimes(l int, to *unix.RawSockaddrInet4, n int) (float64, error) {
-	b := make([]byte, 1)
-	c, s, err := pair(l, to)
+// echoTimes is how long it takes n times to send a byte there and back on one connection.
+func echoTimes(p peers, n int) (float64, error) {
+	b := []byte{echo}
+	c, err := p.connect()
 	if err != nil {
 		return 0, err
 	}
-	defer closeFD(c)
-	defer closeFD(s)
-	if err := setOption(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, unsafe.Pointer(&one), 4); err != nil {
-		return 0, err
-	}
-	for range 20 { // until quick acknowledgements are over
-		if err := exchange(c, s, b); err != nil {
+	start := int64(0)
+	for i := range n + warm {
+		if i == warm {
+			start = clock()
+		}
+		if err := p.exchange(c, b); err != nil {
 			return 0, err
 		}
 	}
-	start := clock()
-	for range n {
-		if err := exchange(c, s, b); err != nil {
-			return 0, err
-		}
-	}
-	return float64(clock()-start) / 1e9, nil
+	end := clock()
+	return float64(end-start) / 1e9, p.close(c)
 }
 
-var one int32 = 1
+// warm is how many round trips it takes until TCP no longer acknowledges each at once.
+const warm = 50
 
 // startCounter runs a counter on a bed.
 func startCounter(b *bed, target netip.AddrPort) (*process, error) {
@@ -160,7 +196,7 @@ func startCounter(b *bed, target netip.AddrPort) (*process, error) {
 
 // counts adds one block of n connections and one of n round trips, in clock ticks each.
 func (l *lane) counts(n int) error {
-	for what, metric := range map[string]metric{"connect": perConnection, "rr": perRoundTrip} {
+	for what, metric := range map[string]metric{"connections": perConnection, "echoes": perRoundTrip} {
 		a, err := l.client.order(fmt.Sprintf("%s %d", what, n), patience)
 		if err == nil && a.Count != n {
 			err = errors.New("the counter stopped early")

@@ -64,7 +64,7 @@ func kubeProxyRules(b *bed, services int) []byte {
 		line("	chain service-%d {", i)
 		// Pods of one segment answer each other directly, unless the node is the client.
 		from := "ip saddr != " + podPrefix.String()
-		if b.attach != "veth" {
+		if b.attach != "veth" && b.attach != "netkit" {
 			from = ""
 		}
 		line("		ip daddr %s tcp dport %s %s jump mark-for-masquerade", address, port, from)

@@ -1,6 +1,6 @@
 // Command datapath measures what a way to a service costs beside talking to the pod itself, on this kernel:
 //
-//	bench-datapath [-rounds N] [-attach veth,bridge,…] [-services 1,10000] [-paths direct,plumb,…] [-seconds S | -count N]
+//	bench-datapath [-rounds N] [-attach veth,bridge,…] [-services 1,10000] [-paths direct,plumb,…] [-seconds S | -count N [-apart]]
 //
 // Every path has a bed of its own: a node, a client pod and server pods in network namespaces that live as long as the
 // run, with nothing else in them, so that paths share no connection, no port and no rule. Rounds go over all paths in
@@ -43,6 +43,7 @@ type options struct {
 	rounds   int
 	time     time.Duration // of one measurement
 	count    int           // instead: operations of one measurement
+	apart    bool          // and then: client and server are two processes
 	services []int
 	paths    []string
 	backends int
@@ -63,6 +64,7 @@ func main() {
 	names := flag.String("paths", "direct,programs,plumb,socket,packet,nft,kubeproxy", "`names` of paths; the others are compared with the first")
 	flag.IntVar(&o.rounds, "rounds", 120, "rounds over all paths; claims below 10 % need 120")
 	flag.IntVar(&o.count, "count", 0, "time `N` operations in one thread instead")
+	flag.BoolVar(&o.apart, "apart", false, "with -count: in two processes, one operation after the other")
 	flag.IntVar(&o.backends, "backends", 1, "backends of a service")
 	flag.Parse()
 	o.time = time.Duration(*seconds * float64(time.Second))
@@ -204,7 +206,7 @@ func (o options) newLane(ctx context.Context, g *ground, attach, name string, p 
 		}
 	}
 	to := p.target(l.bed)
-	if o.count > 0 {
+	if o.count > 0 && !o.apart {
 		l.client, err = startCounter(l.bed, to)
 		return l, err
 	}

@@ -3,7 +3,8 @@
 //
 //	bench-icount [-kernel 6.12-amd64] [-attach veth,…] [-paths direct,…] [-services 1,1000] [-rounds N] [-count N]
 //
-// Client and server are one thread, on one processor, so nothing waits for a scheduler; a nanosecond of the machine is one
+// Client and server are one thread, on one processor, so that nothing waits for a scheduler, or with -apart two processes,
+// whose wakings are counted too; a nanosecond of the machine is one
 // instruction, of the kernel's and of the little that the thread does itself. What caches do isn't in these figures:
 // a table of 10,000 services costs the instructions of one with 1,000.
 package main
@@ -32,11 +33,13 @@ func main() {
 	services := flag.String("services", "1", "`numbers` of services on the node")
 	rounds := flag.Int("rounds", 5, "rounds over all paths of an attachment")
 	count := flag.Int("count", 500, "connections and round trips of one measurement")
+	apart := flag.Bool("apart", false, "client and server are two processes")
 	timeout := flag.Duration("timeout", time.Hour, "for the whole machine")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	argv := []string{"/bin/bench-datapath", "-paths", *paths, "-services", *services, "-rounds", strconv.Itoa(*rounds), "-count", strconv.Itoa(*count)}
+	argv := []string{"/bin/bench-datapath", "-paths", *paths, "-services", *services, "-rounds", strconv.Itoa(*rounds), "-count", strconv.Itoa(*count),
+		"-apart=" + strconv.FormatBool(*apart)}
 	if err := run(ctx, *kernel, strings.Split(*attach, ","), argv, *timeout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-icount:", err)
 		os.Exit(1)
