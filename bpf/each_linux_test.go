@@ -7,11 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/kindtest"
+	"plumb.internal/plumb/internal/memlock"
 )
 
 // Both ways to read a map see every entry once, however many there are.
 func TestEach(t *testing.T) {
 	kindtest.NeedRoot(t)
+	_ = memlock.Lift() // NewMap below is the library's own
 	for _, entries := range []uint32{0, 1, batch, 2*batch + 1} {
 		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 20, MaxEntries: max(1, entries), Flags: unix.BPF_F_NO_PREALLOC})
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
@@ -74,7 +75,15 @@ func TestKind(t *testing.T) {
 func TestLoadAll(t *testing.T) {
 	h := kindtest.Root(t)
 	make2(t, h)
-	for _, object := range []string{"socket", "socket_all", "packet", "forward", "sweep"} {
+	objects := []string{"socket", "socket_all", "packet", "forward"}
+	set, err := features.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.Supports(features.Timers) {
+		objects = append(objects, "sweep")
+	}
+	for _, object := range objects {
 		for _, name := range bpfprog.Programs(object) {
 			settings := on
 			if strings.HasPrefix(object, "s") {
