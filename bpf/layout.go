@@ -2,7 +2,10 @@ package bpf
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 )
 
 // The maps' entries in Go, as maps.h has them. A test compares the two.
@@ -28,6 +31,17 @@ func PortOf(p uint16) (b Port) {
 // Number is the port's number.
 func (p Port) Number() uint16 { return binary.BigEndian.Uint16(p[:]) }
 
+// MAC is a link layer address; zero where there is none.
+type MAC [6]byte
+
+// String is the address as people write it; "" where there is none.
+func (m MAC) String() string {
+	if m == (MAC{}) {
+		return ""
+	}
+	return net.HardwareAddr(m[:]).String()
+}
+
 // Protocols of frontends and flows, as IP headers have them.
 const (
 	ICMP   = 1
@@ -50,9 +64,17 @@ const (
 	Maintenance = 3
 )
 
-// MaglevClasses are the sizes of the elements of the arrays of Maglev tables, in slots. A table is in the smallest class
-// that holds it. Map "maglev_4093s" holds those of class 1.
+// MaglevClasses are the sizes of the elements of the arrays of Maglev tables, in slots.
 var MaglevClasses = [...]int{2039, 4093, 16381, 65521, 131071}
+
+// MaglevClass is the class of tables of so many slots: the smallest that holds them, or the largest.
+func MaglevClass(slots int) int {
+	class, _ := slices.BinarySearch(MaglevClasses[:], slots)
+	return min(class, len(MaglevClasses)-1)
+}
+
+// MaglevMap is the map of the tables of a class: "maglev_4093s" holds those of class 1.
+func MaglevMap(class int) string { return fmt.Sprintf("maglev_%ds", MaglevClasses[class]) }
 
 // FrontendKey is what clients talk to.
 type FrontendKey struct {
@@ -118,8 +140,8 @@ const (
 // Endpoint is a pod of this node; its key is one of its addresses.
 type Endpoint struct {
 	Ifindex uint32
-	MAC     [6]byte
-	HostMAC [6]byte
+	MAC     MAC
+	HostMAC MAC
 	Attach  uint8
 	_       [3]uint8
 }
@@ -160,6 +182,14 @@ const (
 	FlowHairpinReverse = 4
 )
 
+// Bits of a flow's state.
+const (
+	FlowEstablished = 1
+	FlowFinForward  = 2
+	FlowFinReverse  = 4
+	FlowReset       = 8
+)
+
 // Flow says how packets of one direction are translated.
 type Flow struct {
 	Addr    Address
@@ -169,6 +199,23 @@ type Flow struct {
 	Port    Port
 	Kind    uint8
 	State   uint8
+}
+
+// Forward reports whether the packets are those from the client.
+func (f Flow) Forward() bool { return f.Kind == FlowForward || f.Kind == FlowHairpinForward }
+
+// Closing reports whether both sides have closed the connection, or one of them has reset it.
+func (f Flow) Closing() bool {
+	const fins = FlowFinForward | FlowFinReverse
+	return f.State&FlowReset != 0 || f.State&fins == fins
+}
+
+// Swept is the one entry of map "swept": the timer of program sweep, which nobody sees, and what came of it.
+type Swept struct {
+	_       [2]uint64
+	At      uint64 // ns since boot: when the last sweep began; 0: none was made
+	Took    uint64 // ns
+	Deleted uint64 // entries, since the map was made
 }
 
 // Counters are the names of the entries of map "counters", in their order.

@@ -61,10 +61,10 @@ var Layouts = func() map[string]Layout {
 		"swept":        {1, ebpf.Array, 4, uint32(unsafe.Sizeof(Swept{})), 0, Lost},
 		"counters":     {1, ebpf.PerCPUArray, 4, uint32(unsafe.Sizeof(Counted{})), 0, Lost},
 	}
-	for _, slots := range MaglevClasses {
+	for class, slots := range MaglevClasses {
 		// Two words ahead of the table, and the table is filled up to whole words.
 		value := 16 + (slots*2+7)/8*8
-		ls[fmt.Sprintf("maglev_%ds", slots)] = Layout{1, ebpf.Array, 4, uint32(value), 0, Configured}
+		ls[MaglevMap(class)] = Layout{1, ebpf.Array, 4, uint32(value), 0, Configured}
 	}
 	return ls
 }()

@@ -9,14 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Swept is the one entry of map "swept": the timer of program sweep, which nobody sees, and what came of it.
-type Swept struct {
-	_       [2]uint64
-	At      uint64 // ns since boot: when the last sweep began; 0: none was made
-	Took    uint64 // ns
-	Deleted uint64 // entries, since the map was made
-}
-
 // StartSweep winds up the timer that sweeps the maps of program sweep, from now on and as long as map "swept" is pinned.
 // Where an older program's timer runs, this one takes its place. That it runs is to be seen in the map: At changes.
 func StartSweep(sweep *ebpf.Program) error {
@@ -40,24 +32,15 @@ const (
 	streamTimeout  = 180
 )
 
-// Bits of a flow's state.
-const (
-	FlowEstablished = 1
-	FlowFinForward  = 2
-	FlowFinReverse  = 4
-	FlowReset       = 8
-)
-
 // Over reports whether nobody uses a flow any more, at a time since boot.
 func (f Flow) Over(proto uint8, now time.Duration) bool {
-	const fins = FlowFinForward | FlowFinReverse
 	timeout := int32(synTimeout)
 	switch established := f.State&FlowEstablished != 0; {
 	case proto != TCP && established:
 		timeout = streamTimeout
 	case proto != TCP:
 		timeout = udpTimeout
-	case f.State&FlowReset != 0 || f.State&fins == fins:
+	case f.Closing():
 		timeout = closingTimeout
 	case established:
 		timeout = tcpTimeout

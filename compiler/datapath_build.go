@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
@@ -229,9 +230,9 @@ func (b *builder) buildServices(used usedMaps) {
 			in = lasting
 		}
 		if f.TableSize > 0 {
-			class := maglevClass(f.TableSize)
+			class := bpf.MaglevClass(f.TableSize)
 			if tables[class] == nil {
-				tables[class] = only(used, "frontends", "slots", "members", maglevMap(class))
+				tables[class] = only(used, "frontends", "slots", "members", bpf.MaglevMap(class))
 			}
 			in = tables[class]
 		}

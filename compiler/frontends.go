@@ -133,9 +133,7 @@ func (b *builder) backendList(s *service, p servicePort, v6 bool) []resource.Bac
 		indices[at] = d.index
 		list = append(list, resource.Backend{Address: a, Port: at.Port(), Weight: d.weight, State: d.state})
 	}
-	slices.SortFunc(list, func(x, y resource.Backend) int {
-		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Port, y.Port))
-	})
+	slices.SortFunc(list, resource.Backend.Compare)
 	return list
 }
 
@@ -203,9 +201,9 @@ func (b *builder) checkIDs() {
 	}
 	for i := range b.frontends {
 		f := &b.frontends[i]
-		check(services, end{netip.AddrPortFrom(f.Address, f.Port), f.Protocol}, f.from)
+		check(services, end{f.At(), f.Protocol}, f.from)
 		for _, d := range f.Backends {
-			check(backends, end{netip.AddrPortFrom(d.Address, d.Port), f.Protocol}, f.from)
+			check(backends, end{d.At(), f.Protocol}, f.from)
 		}
 	}
 }

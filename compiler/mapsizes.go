@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"slices"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
@@ -66,7 +65,7 @@ func (s mapSizes) of(base string) int { return max(s[base], 1) }
 
 // sizeMaps sizes all maps that there are; those that no program uses don't matter.
 func (b *builder) sizeMaps() mapSizes {
-	sizes := mapSizes{"counters": len(bpf.Counters), "marked": 1, "swept": 1}
+	sizes := mapSizes{"counters": len(bpf.Counters)}
 	maps := b.mapsSettings()
 	for _, m := range learntMaps {
 		n := 0
@@ -81,12 +80,12 @@ func (b *builder) sizeMaps() mapSizes {
 	tables := make([]int, len(bpf.MaglevClasses))
 	for i := range b.frontends {
 		if size := b.frontends[i].TableSize; size > 0 {
-			tables[maglevClass(size)]++
+			tables[bpf.MaglevClass(size)]++
 		}
 	}
 	for i, n := range tables {
 		if n > 0 || bpf.MaglevClasses[i] <= smallTable {
-			sizes[maglevMap(i)] = tablesFor(n)
+			sizes[bpf.MaglevMap(i)] = tablesFor(n)
 		}
 	}
 	return sizes
@@ -178,14 +177,6 @@ func slotsOf(f *resource.Frontend) (slots, picked int) {
 	}
 	return len(resource.Slots(f.Backends, svc.SlotLimit)) + len(f.Backends) - picked, picked
 }
-
-// maglevClass is the class of tables of a size: the smallest that holds them.
-func maglevClass(size int) int {
-	i, _ := slices.BinarySearch(bpf.MaglevClasses[:], size)
-	return i
-}
-
-func maglevMap(class int) string { return fmt.Sprintf("maglev_%ds", bpf.MaglevClasses[class]) }
 
 // roundDown goes to the next number with four significant bits, so that sizes change seldom.
 func roundDown(n int) int {

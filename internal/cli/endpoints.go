@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 
@@ -38,7 +37,7 @@ func readEndpoints(h *host.Host, owned resource.State) (map[string]*endpointRow,
 			row.Addresses = append(row.Addresses, a.String())
 			if v := entries[a]; i == 0 {
 				row.Attach, row.Index = endpoint.AttachName(v.Attach), int(v.Ifindex)
-				row.MAC, row.HostMAC = mac(v.MAC), mac(v.HostMAC)
+				row.MAC, row.HostMAC = v.MAC.String(), v.HostMAC.String()
 			}
 		}
 		rows[e.NetNS] = row
@@ -78,12 +77,4 @@ func sourceCheck(h *host.Host, d datapath, e *endpointRow) (string, error) {
 		}
 	}
 	return checkOff, nil
-}
-
-// mac is a MAC in words, "" for none.
-func mac(m [6]byte) string {
-	if m == [6]byte{} {
-		return ""
-	}
-	return net.HardwareAddr(m[:]).String()
 }

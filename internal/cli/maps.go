@@ -107,8 +107,7 @@ func tables(h *host.Host, base string) (int, error) {
 	used := map[uint32]bool{}
 	err := eachPinned(h, "frontends", func(m host.BPFMap, _ int) error {
 		return bpf.Each(m.Map, func(_ bpf.FrontendKey, f bpf.Frontend) {
-			if f.Algorithm == bpf.Maglev && f.Slots > 0 && int(f.Class) < len(bpf.MaglevClasses) &&
-				base == fmt.Sprintf("maglev_%ds", bpf.MaglevClasses[f.Class]) {
+			if f.Algorithm == bpf.Maglev && f.Slots > 0 && int(f.Class) < len(bpf.MaglevClasses) && base == bpf.MaglevMap(int(f.Class)) {
 				used[f.Table] = true
 			}
 		})
@@ -162,16 +161,10 @@ func readConnections(h *host.Host) (map[pair]int, error) {
 	}
 	err := eachPinned(h, "flows", func(m host.BPFMap, _ int) error {
 		return bpf.Each(m.Map, func(_ bpf.FlowKey, v bpf.Flow) {
-			if (v.Kind == bpf.FlowForward || v.Kind == bpf.FlowHairpinForward) && !closed(v.State) {
+			if v.Forward() && !v.Closing() {
 				n[pair{v.Service, v.Backend}]++
 			}
 		})
 	})
 	return n, err
-}
-
-// closed reports whether both ends of a flow have said that it ends, or one broke it off.
-func closed(state uint8) bool {
-	const finForward, finReverse, reset = 2, 4, 8 // enum flow_state
-	return state&reset != 0 || state&(finForward|finReverse) == finForward|finReverse
 }

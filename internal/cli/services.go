@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,8 +90,7 @@ func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, err
 		}
 	}
 	slices.SortFunc(rows, func(a, b serviceRow) int {
-		return cmp.Or(a.frontend.Address.Compare(b.frontend.Address), cmp.Compare(a.frontend.Port, b.frontend.Port),
-			cmp.Compare(a.frontend.Protocol, b.frontend.Protocol), cmp.Compare(a.Way, b.Way))
+		return cmp.Or(a.frontend.At().Compare(b.frontend.At()), cmp.Compare(a.frontend.Protocol, b.frontend.Protocol), cmp.Compare(a.Way, b.Way))
 	})
 	var connections map[pair]int
 	var flows map[tracked]int
@@ -120,7 +118,7 @@ func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, err
 			})
 		case flows != nil:
 			r.count(func(b resource.Backend) int {
-				return flows[tracked{f.Protocol, netip.AddrPortFrom(f.Address, f.Port), netip.AddrPortFrom(b.Address, b.Port)}]
+				return flows[tracked{f.Protocol, f.At(), b.At()}]
 			})
 		}
 	}

@@ -38,7 +38,16 @@ const (
 	Maintenance = "maintenance" // gets nothing new, and isn't looked after
 )
 
+// At is what clients talk to.
+func (f Frontend) At() netip.AddrPort { return netip.AddrPortFrom(f.Address, f.Port) }
+
+// At is where a backend answers.
+func (b Backend) At() netip.AddrPort { return netip.AddrPortFrom(b.Address, b.Port) }
+
+// Compare orders backends as frontends list them.
+func (b Backend) Compare(o Backend) int { return b.At().Compare(o.At()) }
+
 // Name is how people read a frontend: "10.96.0.100:80/TCP", "[fd00::1]:80/UDP".
 func (f Frontend) Name() string {
-	return string(append(netip.AddrPortFrom(f.Address, f.Port).AppendTo(make([]byte, 0, 64)), "/"+f.Protocol...))
+	return string(append(f.At().AppendTo(make([]byte, 0, 64)), "/"+f.Protocol...))
 }

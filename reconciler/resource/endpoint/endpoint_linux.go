@@ -178,7 +178,7 @@ func valueOf(h *host.Host, e Endpoint, base string) ([]byte, error) {
 		return nil, fmt.Errorf("attachment %q has no number", e.Attach)
 	}
 	for _, end := range []struct {
-		to   *[6]byte
+		to   *bpf.MAC
 		text string
 	}{{&v.MAC, e.MAC}, {&v.HostMAC, e.HostMAC}} {
 		if end.text == "" {

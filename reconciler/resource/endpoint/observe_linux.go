@@ -39,7 +39,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	}
 	for k, v := range addresses {
 		dev := o.device(v.Ifindex)
-		o.left[k.Addr().String()] = entry{text(AttachName(v.Attach), dev, mac(v.MAC), mac(v.HostMAC)), dev}
+		o.left[k.Addr().String()] = entry{text(AttachName(v.Attach), dev, v.MAC.String(), v.HostMAC.String()), dev}
 	}
 	for k, index := range senders {
 		o.left[macPrefix+net.HardwareAddr(k[:6]).String()] = entry{"dev " + o.device(index), ""}
@@ -220,11 +220,4 @@ func (o *observer) device(index uint32) string {
 		return name
 	}
 	return "#" + strconv.FormatUint(uint64(index), 10)
-}
-
-func mac(m [6]byte) string {
-	if m == [6]byte{} {
-		return ""
-	}
-	return net.HardwareAddr(m[:]).String()
 }

@@ -194,8 +194,6 @@ func backendComment(b resource.Backend) string {
 	return strings.Join(s, " ")
 }
 
-func end(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
-
 var errForeign = errors.New("an element that plumb doesn't make")
 
 // decode returns the table that has these elements, as far as they make sense. encode tells whether they all did.
@@ -315,8 +313,6 @@ func decodeBackends(slots []slot, size int) ([]resource.Backend, error) {
 }
 
 func sortBackends(backends []resource.Backend) []resource.Backend {
-	slices.SortFunc(backends, func(a, b resource.Backend) int {
-		return netip.AddrPortFrom(a.Address, a.Port).Compare(netip.AddrPortFrom(b.Address, b.Port))
-	})
+	slices.SortFunc(backends, resource.Backend.Compare)
 	return backends
 }

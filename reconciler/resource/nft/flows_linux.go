@@ -84,7 +84,7 @@ func staleFlows(from, to Table) stale {
 	for _, f := range from.Frontends {
 		if f.Protocol == "UDP" {
 			before[idOf(f)] = backends(f)
-			s[netip.AddrPortFrom(f.Address, f.Port)] = nil
+			s[f.At()] = nil
 		}
 	}
 	for _, f := range to.Frontends {
@@ -92,7 +92,7 @@ func staleFlows(from, to Table) stale {
 			continue
 		}
 		was, there := before[idOf(f)]
-		key, is := netip.AddrPortFrom(f.Address, f.Port), backends(f)
+		key, is := f.At(), backends(f)
 		s[key] = is
 		if there && !slices.ContainsFunc(was, func(b netip.AddrPort) bool { return !slices.Contains(is, b) }) {
 			delete(s, key) // nobody has gone
@@ -104,7 +104,7 @@ func staleFlows(from, to Table) stale {
 func backends(f resource.Frontend) []netip.AddrPort {
 	all := make([]netip.AddrPort, len(f.Backends))
 	for i, b := range f.Backends {
-		all[i] = netip.AddrPortFrom(b.Address, b.Port)
+		all[i] = b.At()
 	}
 	return all
 }

@@ -144,7 +144,7 @@ func text(f resource.Frontend) string {
 		if i > 0 {
 			s += ", "
 		}
-		s += end(b.Address, b.Port)
+		s += b.At().String()
 		if c := backendComment(b); c != "" {
 			s += " " + c
 		}

@@ -1,9 +1,7 @@
 package service
 
 import (
-	"cmp"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -33,15 +31,15 @@ func (Ops) Diff(observed, desired Service) (fields []resource.Field, inPlace boo
 	eachBackend(observed.Backends, desired.Backends, func(a, b *resource.Backend) {
 		switch {
 		case a == nil:
-			add("backend "+at(*b), "", standing(*b))
+			add("backend "+b.At().String(), "", standing(*b))
 		case b == nil:
-			add("backend "+at(*a), standing(*a), "")
+			add("backend "+a.At().String(), standing(*a), "")
 		default:
 			if a.Weight != b.Weight {
-				add("backend "+at(*b)+" weight", strconv.Itoa(a.Weight), strconv.Itoa(b.Weight))
+				add("backend "+b.At().String()+" weight", strconv.Itoa(a.Weight), strconv.Itoa(b.Weight))
 			}
 			if a.State != b.State {
-				add("backend "+at(*b)+" state", a.State, b.State)
+				add("backend "+b.At().String()+" state", a.State, b.State)
 			}
 		}
 	})
@@ -58,7 +56,7 @@ func eachBackend(as, bs []resource.Backend, f func(a, b *resource.Backend)) {
 		case len(bs) == 0:
 			c = -1
 		default:
-			c = cmp.Or(as[0].Address.Compare(bs[0].Address), cmp.Compare(as[0].Port, bs[0].Port))
+			c = as[0].Compare(bs[0])
 		}
 		switch {
 		case c < 0:
@@ -73,8 +71,6 @@ func eachBackend(as, bs []resource.Backend, f func(a, b *resource.Backend)) {
 		}
 	}
 }
-
-func at(b resource.Backend) string { return netip.AddrPortFrom(b.Address, b.Port).String() }
 
 // standing is a backend's weight and, where it isn't active, its state.
 func standing(b resource.Backend) string {
@@ -144,7 +140,7 @@ func (s Service) Describe() string {
 	case 0:
 		return d + ", no backend"
 	case 1:
-		return d + " to " + at(s.Backends[0])
+		return d + " to " + s.Backends[0].At().String()
 	default:
 		return fmt.Sprintf("%s, %d backends", d, n)
 	}

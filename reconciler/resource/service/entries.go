@@ -189,15 +189,10 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 			State: name(states[:], b.State)})
 	}
 	f.Backends = backends[start:len(backends):len(backends)]
-	byAddress := func(a, b resource.Backend) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	if !slices.IsSortedFunc(f.Backends, resource.Backend.Compare) {
+		slices.SortStableFunc(f.Backends, resource.Backend.Compare)
 	}
-	if !slices.IsSortedFunc(f.Backends, byAddress) {
-		slices.SortStableFunc(f.Backends, byAddress)
-	}
-	f.Backends = slices.CompactFunc(f.Backends, func(a, b resource.Backend) bool {
-		return a.Address == b.Address && a.Port == b.Port
-	})
+	f.Backends = slices.CompactFunc(f.Backends, func(a, b resource.Backend) bool { return a.At() == b.At() })
 	if e.plain() {
 		return f, ""
 	}
