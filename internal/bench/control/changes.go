@@ -36,10 +36,12 @@ func (c *child) changes(profile string) error {
 	}
 	c.add("g1 in this process: load the files, ms", ms(time.Since(start)))
 	defer src.Close()
+	cpu := processor()
 	set, err := features.Probe(ctx)
 	if err != nil {
 		return err
 	}
+	c.add("g3 ask the kernel what it can do, ms of processor", ms(processor()-cpu))
 	start = time.Now()
 	compiled, err := compiler.Compile(src.Config, "bench", set)
 	if err != nil {
@@ -53,9 +55,11 @@ func (c *child) changes(profile string) error {
 	defer h.Close()
 	empty := maps.Clone(compiled.State)
 	maps.DeleteFunc(empty, func(id resource.ID, _ resource.Resource) bool { return id.Kind == service.Kind })
+	cpu = processor()
 	if err := reconciler.Converge(ctx, h, empty); err != nil {
 		return err
 	}
+	c.add("g4 pods, programs and empty maps, verified, ms of processor", ms(processor()-cpu))
 	if err := c.converge(ctx, h, compiled.State, "i all services", "j   of which maps programmed", "k   and verified"); err != nil {
 		return err
 	}

@@ -82,8 +82,8 @@ func report(name, unit string, mark string, ps []pair) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// private runs this program again, in network and mount namespaces of its own with empty /run/netns and /run/plumb, and
-// returns what it printed.
+// private runs this program again, in network and mount namespaces of its own with empty /run/netns, run folder and BPF
+// file system, and returns what it printed.
 func private(ctx context.Context, what string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"-child", what}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}

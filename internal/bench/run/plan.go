@@ -49,7 +49,7 @@ func benchPlan(rounds int) error {
 	return nil
 }
 
-func planRounds(args []string, run string) error {
+func planRounds(args []string, run, bpffs string) error {
 	ctx := context.Background()
 	rounds, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -60,12 +60,16 @@ func planRounds(args []string, run string) error {
 		return err
 	}
 	defer src.Close()
-	c, err := compiler.Compile(src.Config, "bench", &features.Set{AcceptAll: true})
+	set, err := features.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := compiler.Compile(src.Config, "bench", set)
 	if err != nil {
 		return err
 	}
 	plan := func(apply bool) error {
-		h, err := host.Open(host.Options{Node: "bench", RunDir: run})
+		h, err := host.Open(host.Options{Node: "bench", RunDir: run, BPFFS: filepath.Join(bpffs, "plumb", "bench")})
 		if err != nil {
 			return err
 		}

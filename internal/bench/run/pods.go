@@ -85,6 +85,14 @@ func inPrivate(what string, args []string) error {
 		return err
 	}
 	defer remove()
+	bpffs := filepath.Join(run, "bpffs")
+	if err := os.Mkdir(bpffs, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
+		return fmt.Errorf("mount a BPF file system: %w", err)
+	}
+	defer unix.Unmount(bpffs, unix.MNT_DETACH)
 	switch what {
 	case "script":
 		out, err := exec.Command(args[0], args[1:]...).Output()
@@ -95,7 +103,7 @@ func inPrivate(what string, args []string) error {
 		fmt.Println(ms(time.Duration(ns)))
 		return err
 	case "apply":
-		c := exec.Command(args[0], "apply", "-C", args[1], "--yes", "--run-dir", run, "--state-dir", run)
+		c := exec.Command(args[0], "apply", "-C", args[1], "--yes", "--run-dir", run, "--state-dir", run, "--bpffs", bpffs)
 		start := time.Now()
 		out, err := c.CombinedOutput()
 		if err != nil {
@@ -104,7 +112,7 @@ func inPrivate(what string, args []string) error {
 		fmt.Println(ms(time.Since(start)))
 		return nil
 	case "plan":
-		return planRounds(args, run)
+		return planRounds(args, run, bpffs)
 	}
 	return fmt.Errorf("%q is nothing to do", what)
 }
