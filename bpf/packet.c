@@ -211,8 +211,8 @@ int from_pod(struct __sk_buff *ctx)
 			if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
 				return turn(ctx, 0);
 			to = endpoint_of(&t.dst);
-			// On one bridge, the shortest way is the bridge's own.
-			if (to && own && to->attach == BRIDGE && own->attach == BRIDGE) {
+			// On one bridge, the way around the gateway is the bridge's own.
+			if (to && own && to->attach == BRIDGE && own->attach == BRIDGE && !goes_straight(ctx, &p, to)) {
 				bpf_skb_store_bytes(ctx, 0, to->mac, 6, 0);
 				return PASS;
 			}
@@ -328,17 +328,26 @@ int pod_egress(struct __sk_buff *ctx)
 static __always_inline int check_child(struct __sk_buff *ctx)
 {
 	struct packet p = {};
-	__u8 mac[8] = {};
+	__u8 mac[8] __attribute__((aligned(8))) = {};
 	struct sender sender = {.ifindex = ctx->ifindex, .mac = mac};
+	enum parsed parsed;
+	struct endpoint *own = 0;
 	__u32 *uplink;
 
 	// Our MACs are locally administered.
 	if (!source_check || bpf_skb_load_bytes(ctx, 6, mac, 6) || !(mac[0] & 2))
 		return PASS;
+	parsed = parse(ctx, &p);
+	if (parsed == PARSED) {
+		own = bpf_map_lookup_elem(&endpoints, &p.key.src);
+		// Nearly everything: a pod's packet that is in order.
+		if (owns(&sender, own) && p.key.proto != IPPROTO_ICMPV6)
+			return PASS;
+	}
 	uplink = bpf_map_lookup_elem(&macs, mac);
 	if (!uplink || *uplink != ctx->ifindex)
 		return PASS;
-	switch (parse(ctx, &p)) {
+	switch (parsed) {
 	case INVALID:
 		return drop(ctx, COUNT_INVALID);
 	case NOT_IP:
@@ -346,9 +355,7 @@ static __always_inline int check_child(struct __sk_buff *ctx)
 	case PARSED:
 		break;
 	}
-	if (!is_own(ctx, &p, &sender, bpf_map_lookup_elem(&endpoints, &p.key.src)))
-		return drop(ctx, COUNT_SPOOFED);
-	return PASS;
+	return is_own(ctx, &p, &sender, own) ? PASS : drop(ctx, COUNT_SPOOFED);
 }
 
 SEC("tc")

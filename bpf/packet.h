@@ -47,34 +47,54 @@ static __always_inline int pull(struct __sk_buff *ctx, __u32 n)
 	return ctx->len < n ? -1 : bpf_skb_pull_data(ctx, n);
 }
 
-// Copies n bytes of the packet: directly, if they are there, and else by a call. Where `at` is a constant this takes a
-// few instructions; n is one.
-static __always_inline int copy(struct __sk_buff *ctx, __u32 at, void *to, __u32 n)
+// Where n bytes of the packet can be read directly, or 0. For offsets that are constants: those that aren't would cost
+// more than a call.
+static __always_inline void *direct(struct __sk_buff *ctx, __u32 at, __u32 n)
 {
 	void *data = (void *)(long)ctx->data;
 
-	if (__builtin_constant_p(at) && data + at + n <= (void *)(long)ctx->data_end) {
-		memcpy(to, data + at, n);
-		return 0;
-	}
-	return bpf_skb_load_bytes(ctx, at, to, n);
+	return __builtin_constant_p(at) && data + at + n <= (void *)(long)ctx->data_end ? data + at : 0;
 }
+
+// The first bytes of a transport header, in pieces that are read at once.
+struct transport {
+	__be32 ports; // both
+	__u32 seq;
+	__u32 ack;
+	__u8 size;
+	__u8 flags;
+};
+
+enum { UP_TO_PORTS = 4, UP_TO_FLAGS = 14 };
 
 // Reads the ports and what else is asked about the transport header at `at`, of which the packet has `left` bytes by
 // its own word.
 static __always_inline enum parsed parse_transport(struct __sk_buff *ctx, struct packet *p, __u32 at, __u32 left)
 {
-	__u8 head[14];
+	struct transport copied, *t;
+	__u8 head[8];
 
 	switch (p->key.proto) {
 	case IPPROTO_TCP:
-		if (left < TCP_SIZE || ctx->len < at + TCP_SIZE || copy(ctx, at, head, 14))
+		if (left < TCP_SIZE || ctx->len < at + TCP_SIZE)
 			return INVALID;
-		p->tcp_flags = head[13];
+		t = direct(ctx, at, UP_TO_FLAGS);
+		if (!t) {
+			t = &copied;
+			if (bpf_skb_load_bytes(ctx, at, t, UP_TO_FLAGS))
+				return INVALID;
+		}
+		p->tcp_flags = t->flags;
 		break;
 	case IPPROTO_UDP:
-		if (left < UDP_SIZE || ctx->len < at + UDP_SIZE || copy(ctx, at, head, 4))
+		if (left < UDP_SIZE || ctx->len < at + UDP_SIZE)
 			return INVALID;
+		t = direct(ctx, at, UP_TO_PORTS);
+		if (!t) {
+			t = &copied;
+			if (bpf_skb_load_bytes(ctx, at, t, UP_TO_PORTS))
+				return INVALID;
+		}
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
@@ -89,8 +109,7 @@ static __always_inline enum parsed parse_transport(struct __sk_buff *ctx, struct
 	default:
 		return PARSED;
 	}
-	memcpy(&p->key.sport, head, 2);
-	memcpy(&p->key.dport, head + 2, 2);
+	memcpy(&p->key.sport, &t->ports, sizeof(t->ports));
 	return PARSED;
 }
 

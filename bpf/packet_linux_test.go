@@ -211,7 +211,9 @@ func TestChange(t *testing.T) {
 			p.age(client, vip, proto, 200)
 			expect(to(0), two)
 			answer(two, 0)
-			p.untouched("from_pod", frame{src: one, dst: on(f.bridged, 5000), proto: proto})
+			if got := p.see("from_pod", frame{src: one, dst: on(f.bridged, 5000), proto: proto}, redirect); got.src != one {
+				t.Errorf("what is no answer comes from %v", got.src)
+			}
 			return
 		}
 		p.age(client, vip, proto, 6*3600-5)
@@ -342,18 +344,6 @@ func TestThroughStack(t *testing.T) {
 		if got.dst != on(f.outside, 8080) || got.hops != 64 || got.dmac != [6]byte{} {
 			t.Errorf("to a backend outside: %v", got)
 		}
-		// A bridge leads to its ports itself.
-		p.service(vip, proto, Frontend{}, on(f.bridged2, 8080))
-		got = p.see("from_pod", frame{src: on(f.bridged, 8000), dst: vip, proto: proto, flags: syn}, pass)
-		if got.dst != on(f.bridged2, 8080) || got.hops != 64 || got.dmac != [6]byte{2, 0, 0, 0, 1, 31} {
-			t.Errorf("on a bridge: %v", got)
-		}
-		// The answer is left to the client's side, which the bridge leads it by.
-		answer := frame{src: on(f.bridged2, 8080), dst: on(f.bridged, 8000), proto: proto, flags: syn | ack}
-		p.untouched("from_pod", answer)
-		if got = p.see("to_pod", answer, pass); got.src != vip {
-			t.Errorf("answer on a bridge: %v", got)
-		}
 		// At its last hop, a packet is the stack's to answer.
 		p.service(vip, proto, Frontend{}, on(f.backend, 8080))
 		got = p.see("from_pod", frame{src: on(f.client, 8001), dst: vip, proto: proto, flags: syn, hops: 1}, pass)
@@ -362,4 +352,51 @@ func TestThroughStack(t *testing.T) {
 		}
 		p.untouched("from_pod", frame{src: on(f.backend, 8080), dst: on(f.client, 8001), proto: proto, hops: 1})
 	})
+}
+
+// Pods on a bridge are reached straight too. What is for them already, as neighbours, takes no hop.
+func TestBridge(t *testing.T) {
+	each(t, func(t *testing.T, p *path, f hosts, proto uint8) {
+		client, vip, backend := on(f.bridged, 8000), on(f.vip, 89), on(f.bridged2, 8080)
+		mac := func(n byte) [6]byte { return [6]byte{2, 0, 0, 0, 1, n} }
+		p.service(vip, proto, Frontend{}, backend)
+		got := p.see("from_pod", frame{src: client, dst: vip, proto: proto, flags: syn}, redirect)
+		if got.dst != backend || got.hops != 63 || got.dmac != mac(31) {
+			t.Errorf("to a service: %+v", got)
+		}
+		got = p.see("from_pod", frame{src: backend, dst: client, proto: proto, flags: syn | ack, dmac: mac(30), smac: mac(31)}, redirect)
+		if got.src != vip || got.hops != 64 || got.dmac != mac(30) || got.smac != mac(31) {
+			t.Errorf("the answer: %+v", got)
+		}
+		neighbour := frame{src: on(f.bridged, 8001), dst: on(f.bridged2, 9000), proto: proto, flags: syn, dmac: mac(31), smac: mac(30)}
+		got = p.see("from_pod", neighbour, redirect)
+		if got.dst != neighbour.dst || got.hops != 64 || got.dmac != mac(31) || got.smac != mac(30) {
+			t.Errorf("to a neighbour: %+v", got)
+		}
+		neighbour.hops = 1 // a bridge takes none
+		if ret, _ := p.run("from_pod", neighbour.bytes(), skb{}); ret != pass {
+			t.Errorf("to a neighbour, at the last hop: %d", int32(ret))
+		}
+	})
+}
+
+// Where packets aren't sent straight, a bridge leads to its ports itself.
+func TestBridgeWithoutRedirect(t *testing.T) {
+	p := newPath(t, "packet", map[string]uint32{"redirect": 0, "source_check": 1})
+	for _, f := range bothFamilies {
+		p.pod(f.bridged, Bridge, 30)
+		p.pod(f.bridged2, Bridge, 31)
+		vip := on(f.vip, 89)
+		p.service(vip, TCP, Frontend{}, on(f.bridged2, 8080))
+		got := p.see("from_pod", frame{src: on(f.bridged, 8000), dst: vip, proto: TCP, flags: syn}, pass)
+		if got.dst != on(f.bridged2, 8080) || got.hops != 64 || got.dmac != [6]byte{2, 0, 0, 0, 1, 31} {
+			t.Errorf("to a service: %+v", got)
+		}
+		// The answer is left to the client's side, which the bridge leads it by.
+		answer := frame{src: on(f.bridged2, 8080), dst: on(f.bridged, 8000), proto: TCP, flags: syn | ack}
+		p.untouched("from_pod", answer)
+		if got = p.see("to_pod", answer, pass); got.src != vip {
+			t.Errorf("the answer: %+v", got)
+		}
+	}
 }

@@ -483,7 +483,7 @@ func TestPathMTU(t *testing.T) {
 		if err := p.Maps["endpoints"].Lookup(AddressOf(behind.Addr()), &e); err != nil {
 			t.Fatal(err)
 		}
-		e.Attach = Bridge
+		e.Attach = Macvlan
 		p.put("endpoints", AddressOf(behind.Addr()), e)
 		p.answering(t, behind, func(c *net.UDPConn, data []byte, from netip.AddrPort) {
 			c.WriteToUDPAddrPort([]byte("ok"), from)
