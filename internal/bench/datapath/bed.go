@@ -48,6 +48,7 @@ func newBed(ctx context.Context, g *ground, attach string, p path, services, ser
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
+			b = nil
 		}
 	}()
 	if b.root, err = netns.New(nil); err != nil {

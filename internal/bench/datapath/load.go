@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -18,10 +19,8 @@ import (
 )
 
 // Client and servers have a CPU each: the scheduler would pack them onto one at times, and throughput would have two modes.
-const (
-	clientCPU = 0
-	serverCPU = 1
-)
+// Where there is one CPU they share it.
+var clientCPU, serverCPU = 0, min(1, runtime.NumCPU()-1)
 
 // patience is how much longer than asked a measurement may take.
 const patience = 20 * time.Second
