@@ -91,14 +91,8 @@ func (b *builder) settleDatapath() {
 // between pods of the node.
 func (b *builder) settleDevices() {
 	d := &b.datapath
-	why := ""
-	if !b.set.Supports(features.GlobalData) {
-		why = lacks(b.set, features.GlobalData)
-	}
-	if !b.set.Supports(features.TCX) && !b.set.Supports(features.Clsact) {
-		why = lacks(b.set, features.Clsact)
-	}
-	if why != "" {
+	onDevices := way{needs: []features.Feature{features.GlobalData}, either: deviceHooks}
+	if why := onDevices.obstacle(b.set); why != "" {
 		b.warn("pods can send from any address, and what they send each other goes through the node's stack: %s", why)
 		return
 	}

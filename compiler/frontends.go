@@ -24,8 +24,7 @@ func (b *builder) settleServices() {
 	}
 	b.giveBackends()
 	b.frontends = make([]frontend, 0, len(b.services))
-	var left []string
-	var open []string
+	var left, open []string
 	for _, s := range b.services {
 		if s.bad {
 			continue
@@ -37,7 +36,7 @@ func (b *builder) settleServices() {
 			left = append(left, s.name)
 		}
 	}
-	b.checkIDs()
+	b.checkIDs(svc.HashID)
 	if len(left) > 0 {
 		b.warn("clients of these services are refused at once at an address that no backend answers for: %s", few(left))
 	}
@@ -87,29 +86,19 @@ func (b *builder) settleService(s *service) (answered bool) {
 	b.checkTable(s)
 	answered = true
 	for _, p := range s.ports {
-		var lists [2][]resource.Backend // addresses of a family share one
+		lists := map[bool][]resource.Backend{} // addresses of a family share one
 		for _, v6 := range []bool{false, true} {
-			if !speaks[v6] {
-				continue
-			}
-			l := b.backendList(s, p, v6)
-			answered = answered && len(l) > 0
-			if v6 {
-				lists[1] = l
-			} else {
-				lists[0] = l
+			if speaks[v6] {
+				lists[v6] = b.backendList(s, p, v6)
+				answered = answered && len(lists[v6]) > 0
 			}
 		}
 		from := field(s.path+".ports", p.name)
 		for _, a := range s.addrs {
-			f := frontend{from: from, Frontend: resource.Frontend{
+			b.frontends = append(b.frontends, frontend{from: from, Frontend: resource.Frontend{
 				Address: a.Addr, Port: uint16(p.Port.Port), Protocol: p.Protocol,
-				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[0],
-			}}
-			if a.Is6() {
-				f.Backends = lists[1]
-			}
-			b.frontends = append(b.frontends, f)
+				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[a.Is6()],
+			}})
 		}
 	}
 	return answered
@@ -181,11 +170,8 @@ func (b *builder) checkTable(s *service) {
 	}
 }
 
-// hashID is the id of a service or backend in the maps; tests make it worse than it is.
-var hashID = svc.HashID
-
 // checkIDs finds services, or backends, that the maps couldn't tell apart: their ids are hashes. Nobody will ever see this.
-func (b *builder) checkIDs() {
+func (b *builder) checkIDs(hash func(netip.Addr, uint16, string) uint64) {
 	type end struct {
 		at       netip.AddrPort
 		protocol string
@@ -193,7 +179,7 @@ func (b *builder) checkIDs() {
 	services := make(map[uint64]end, len(b.frontends))
 	backends := make(map[uint64]end, len(b.frontends))
 	check := func(ids map[uint64]end, e end, from string) {
-		id := hashID(e.at.Addr(), e.at.Port(), e.protocol)
+		id := hash(e.at.Addr(), e.at.Port(), e.protocol)
 		if o, ok := ids[id]; ok && o != e {
 			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.at, o.protocol, e.at, e.protocol)
 		}

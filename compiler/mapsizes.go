@@ -147,12 +147,9 @@ func (b *builder) checkSizes(sizes mapSizes, used map[string]resource.ID) {
 func (b *builder) entriesNeeded() map[string]int {
 	n := map[string]int{"frontends": len(b.frontends), "namespaces": len(b.node.pods) + 1}
 	for i := range b.frontends {
-		f := &b.frontends[i].Frontend
-		slots, picked := slotsOf(f)
+		slots, members := svc.Room(b.frontends[i].Frontend)
 		n["slots"] += slots
-		if f.Affinity > 0 {
-			n["members"] += picked
-		}
+		n["members"] += members
 	}
 	for _, p := range b.node.pods {
 		n["endpoints"] += len(p.addrs)
@@ -161,21 +158,6 @@ func (b *builder) entriesNeeded() map[string]int {
 		}
 	}
 	return n
-}
-
-// slotsOf counts the entries of map "slots" that a frontend takes, and how many of its backends get new clients.
-func slotsOf(f *resource.Frontend) (slots, picked int) {
-	alike := true
-	for _, b := range f.Backends {
-		if b.State == resource.Active && b.Weight > 0 {
-			picked++
-		}
-		alike = alike && b.Weight == f.Backends[0].Weight
-	}
-	if alike || f.Algorithm == resource.Maglev {
-		return len(f.Backends), picked
-	}
-	return len(resource.Slots(f.Backends, svc.SlotLimit)) + len(f.Backends) - picked, picked
 }
 
 // roundDown goes to the next number with four significant bits, so that sizes change seldom.

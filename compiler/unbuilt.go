@@ -9,8 +9,7 @@ import (
 )
 
 // refuseUnbuilt refuses the fields whose feature this version doesn't have. A field that says what happens anyway passes:
-// "auto", native routing, traffic of
-// the whole cluster.
+// "auto", native routing, traffic policy "cluster".
 func refuseUnbuilt(f *fleet) {
 	cfg, ps := f.cfg, &f.problems
 	refuse := func(path string) {

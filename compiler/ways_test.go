@@ -177,18 +177,19 @@ func TestMapSizesAreCoarse(t *testing.T) {
 
 // TestIDsCollide makes the hash of ids a bad one.
 func TestIDsCollide(t *testing.T) {
-	good := hashID
-	defer func() { hashID = good }()
-	hashID = func(_ netip.Addr, port uint16, _ string) uint64 { return uint64(port) }
 	cfg := served("auto", "veth")
-	if _, err := Compile(cfg, "n", acceptAll()); err != nil {
-		t.Fatal(err)
-	}
 	s := cfg.Services["s"]
 	s.Addresses = append(s.Addresses, "10.96.0.2")
 	s.Backends = append(s.Backends, schema.Backend{Address: "192.0.2.1"})
 	cfg.Services["s"] = s
-	_, err := Compile(cfg, "n", acceptAll())
+	f := readFleet(cfg)
+	b := newBuilder(f, f.nodes[0], acceptAll())
+	b.settle()
+	if err := f.err(); err != nil {
+		t.Fatal(err)
+	}
+	b.checkIDs(func(_ netip.Addr, port uint16, _ string) uint64 { return uint64(port) })
+	err := f.err()
 	for _, want := range []string{"10.96.0.1:80/TCP and 10.96.0.2:80/TCP have one id", ":80/TCP and 192.0.2.1:80/TCP have one id"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q: %v", want, err)

@@ -1,10 +1,15 @@
 package resource
 
+// MaxSlots is how many slots weights may take. A frontend of more backends has one for each.
+const MaxSlots = 1024
+
 // Slots spreads what is new over backends by their weights: every slot is the index of a backend, and picking any slot
 // with equal chance, or one after the other, gives each its share. Backends that get nothing new have none. Weights are
 // divided by what they have in common, and one backend's slots are spread evenly between those of the others. Where that
-// takes more than limit slots (0: no limit) weights are scaled down to about limit, and each backend keeps at least one.
-func Slots(backends []Backend, limit int) []int {
+// takes more than MaxSlots, weights are scaled down to about as many, and each backend keeps at least one.
+func Slots(backends []Backend) []int { return spread(backends, MaxSlots) }
+
+func spread(backends []Backend, limit int) []int {
 	weights := make([]int, len(backends))
 	common, sum := 0, 0
 	for i, b := range backends {
@@ -22,7 +27,7 @@ func Slots(backends []Backend, limit int) []int {
 		switch {
 		case w == 0:
 			continue
-		case limit > 0 && sum/common > limit:
+		case sum/common > limit:
 			weights[i] = max(1, (w*limit+sum/2)/sum)
 		default:
 			weights[i] = w / common

@@ -6,6 +6,8 @@
 package bpfmap
 
 import (
+	"github.com/cilium/ebpf"
+
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -42,15 +44,15 @@ func For(base string, version, entries int) resource.ID {
 func Version(base string) int { return bpf.Layouts[base].Version }
 
 // Bytes estimates the kernel memory of a map that is full: for hash tables 16 bytes for each bucket (the next power of two
-// of the entries) and 48 beside each key and value. An LRU map takes all of it at once, the others as they fill up; a map
-// that counts by CPU takes it for each CPU.
+// of the entries) and 48 beside each key and value. An LRU map takes all of it at once, the others as they fill up. Of a map
+// that counts by CPU it is one CPU's part.
 func Bytes(base string, entries int) int64 {
 	l, ok := bpf.Layouts[base]
 	if !ok || entries <= 0 {
 		return 0
 	}
 	n, value := int64(entries), round8(l.Value)
-	if l.Key == 4 && l.Flags == 0 { // an array
+	if l.Type == ebpf.Array || l.Type == ebpf.PerCPUArray {
 		return n * value
 	}
 	buckets := int64(1)

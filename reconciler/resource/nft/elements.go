@@ -86,7 +86,7 @@ func idOf(f resource.Frontend) frontendID { return frontendID{f.Address, f.Port,
 
 // chainOf returns the chain by which a frontend picks; there is none where nobody gets anything new.
 func chainOf(f resource.Frontend) (c chain, ok bool) {
-	c = chain{family(f.Address), f.Algorithm, len(resource.Slots(f.Backends, MaxSlots))}
+	c = chain{family(f.Address), f.Algorithm, len(resource.Slots(f.Backends))}
 	if f.Affinity > 0 {
 		c.way = source
 	}
@@ -114,7 +114,7 @@ func (s sets) addFrontend(f resource.Frontend) {
 		slots[slotKey(key, at)] = e
 		at++
 	}
-	for _, i := range resource.Slots(f.Backends, MaxSlots) {
+	for _, i := range resource.Slots(f.Backends) {
 		place(i)
 	}
 	for i := range f.Backends {

@@ -37,9 +37,6 @@ import (
 // Kind is the name of this kind.
 const Kind resource.Kind = "nft"
 
-// MaxSlots is about how many slots a frontend has at most; Slots scales weights down to it.
-const MaxSlots = 1024
-
 // Table is table `inet plumb` of the root namespace as a whole: its elements change in one transaction.
 type Table struct {
 	Frontends []resource.Frontend // ordered by name

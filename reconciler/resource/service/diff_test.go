@@ -93,6 +93,9 @@ func TestEncode(t *testing.T) {
 			if e.frontend.Slots != c.pickable || len(e.slots) != c.slots {
 				t.Errorf("%d of %d slots, want %d of %d", e.frontend.Slots, len(e.slots), c.pickable, c.slots)
 			}
+			if slots, members := Room(c.s.Frontend); slots != len(e.slots) || members != len(e.members) {
+				t.Errorf("room for %d slots and %d members, want %d and %d", slots, members, len(e.slots), len(e.members))
+			}
 			f, broken := e.decode(nil)
 			if broken != "" {
 				t.Error(broken)

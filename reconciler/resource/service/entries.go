@@ -16,10 +16,6 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// SlotLimit is how many slots weights may take; beyond it they are scaled down, see resource.Slots. A service of more
-// backends has one for each.
-const SlotLimit = 1024
-
 // HashID is the id in the maps of a service, by its address, or of a backend: FNV-1a of address, port and protocol. Two of
 // a node's may not be the same.
 func HashID(addr netip.Addr, port uint16, protocol string) uint64 {
@@ -137,18 +133,27 @@ func encode(f resource.Frontend) *entries {
 
 func picked(b resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }
 
-// pickable are the slots that new clients are given, as indexes of backends.
-func pickable(f resource.Frontend) []int {
-	same := f.Algorithm == resource.Maglev // its table knows the weights
-	if !same {
-		for _, b := range f.Backends {
-			if same = picked(b) && b.Weight == f.Backends[0].Weight; !same {
-				break
+// even reports whether one slot is enough for every backend that new clients are given.
+func even(f resource.Frontend) bool {
+	if f.Algorithm == resource.Maglev {
+		return true // its table knows the weights
+	}
+	weight := 0
+	for _, b := range f.Backends {
+		if picked(b) {
+			if weight > 0 && b.Weight != weight {
+				return false
 			}
+			weight = b.Weight
 		}
 	}
-	if !same {
-		return resource.Slots(f.Backends, SlotLimit)
+	return true
+}
+
+// pickable are the slots that new clients are given, as indexes of backends.
+func pickable(f resource.Frontend) []int {
+	if !even(f) {
+		return resource.Slots(f.Backends)
 	}
 	order := make([]int, 0, len(f.Backends))
 	for i, b := range f.Backends {
@@ -157,6 +162,23 @@ func pickable(f resource.Frontend) []int {
 		}
 	}
 	return order
+}
+
+// Room is how many entries a frontend takes in maps "slots" and "members".
+func Room(f resource.Frontend) (slots, members int) {
+	n := 0
+	for _, b := range f.Backends {
+		if picked(b) {
+			n++
+		}
+	}
+	if f.Affinity > 0 {
+		members = n
+	}
+	if even(f) {
+		return len(f.Backends), members
+	}
+	return len(resource.Slots(f.Backends)) + len(f.Backends) - n, members
 }
 
 // membersOf tells the first slot of each backend.
@@ -239,7 +261,7 @@ func (e *entries) plain() bool {
 			}
 		}
 	}
-	return maglev || len(e.slots) <= SlotLimit
+	return maglev || len(e.slots) <= resource.MaxSlots
 }
 
 // sameFrontend leaves out which table it is, and where round-robin stands.
