@@ -70,7 +70,7 @@ func Options(t testing.TB) host.Options {
 	attrs.Name = "eth0"
 	// ipvlan pods inherit the uplink's MAC: with a random one, hosts in the same state would differ.
 	attrs.HardwareAddr = net.HardwareAddr{0x02, 0, 0, 0, 0xff, 1}
-	uplink := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0xff, 2},
+	uplink := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerTxQLen: -1, PeerHardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0xff, 2},
 		PeerNamespace: netlink.NsFd(int(far.Fd()))}
 	if err := ns.Handle().LinkAdd(uplink); err != nil {
 		t.Fatalf("make the uplink: %v", err)

@@ -47,7 +47,8 @@ func (l *Lab) wire() error {
 			}
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name, attrs.MasterIndex, attrs.MTU = fmt.Sprintf("node%d-%d", i, k), bridges[k].Attrs().Index, n.UplinkMTU
-			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: up.Name, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerMTU: uint32(n.UplinkMTU)}
+			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: up.Name, PeerNamespace: netlink.NsFd(int(ns.Fd())), PeerMTU: uint32(n.UplinkMTU),
+				PeerTxQLen: -1} // the default; to a device without a queue the kernel gives one with its first qdisc
 			if err := under.LinkAdd(veth); err != nil {
 				return fmt.Errorf("add uplink %s of node %s: %w", up.Name, n.Name, err)
 			}
