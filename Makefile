@@ -36,6 +36,8 @@ lint:
 	.ci/deps generate
 	$(LINT) run
 	$(LINT) fmt --diff
+	GOARCH=arm $(GO) vet ./...
+	GOOS=darwin $(GO) build ./schema ./compiler ./reconciler/resource/... ./reconciler/features
 	clang-format-16 --dry-run -Werror bpf/*.[ch]
 
 check: lint test
