@@ -131,6 +131,9 @@ func keep(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 			return err
 		}
 		defer l.Close()
+		if err := catchUp(h, a.Program.Name); err != nil {
+			return err
+		}
 		h.Wrote("replace the program of %s by %s", a.ID(), a.Program.Name)
 		return l.Update(program)
 	}
@@ -193,6 +196,11 @@ func note(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 		if err := rewrite(h, a, Clsact); err != nil || right {
 			return err
 		}
+		if f.live {
+			if err := catchUp(h, a.Program.Name); err != nil {
+				return err
+			}
+		}
 		return filter(h, ns, a, f.at)
 	}
 	if right {
@@ -208,6 +216,11 @@ func note(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 	}
 	if err := rewrite(h, a, noted(h.Cgroup, f.run, id)); err != nil {
 		return err
+	}
+	if f.live {
+		if err := catchUp(h, a.Program.Name); err != nil {
+			return err
+		}
 	}
 	err = inCgroup(h.Cgroup, func(fd int) error {
 		opt := link.RawAttachProgramOptions{Target: fd, Program: program, Attach: attachTypes[a.Hook], Flags: allowMulti}
