@@ -19,13 +19,13 @@ type attachment struct {
 }
 
 // attachments is the table that "auto" goes by: the first one that the kernel has and the uplink can carry is taken.
-// Attachments that go through the host's stack stand first, because there the host's own firewall sees the pods. Of
+// Attachments that go through the host's stack to other hosts stand first, because there the host's own firewall sees them. Of
 // ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
 var attachments = []attachment{
 	{"veth", []features.Feature{features.LinkVeth}, nil,
-		"the shortest path that the host's own firewall sees, and it works on any uplink"},
+		"the shortest path on which the host's own firewall sees what other hosts send and get, and it works on any uplink"},
 	{"netkit", []features.Feature{features.LinkNetkit}, nil,
-		"the host's own firewall sees its traffic, and it works on any uplink"},
+		"the host's own firewall sees what other hosts send and get, and it works on any uplink"},
 	{"macvlan", []features.Feature{features.LinkMacvlan}, wired,
 		"the shortest path on a wired uplink"},
 	{"ipvlan-l2", []features.Feature{features.LinkIPvlanL2}, nil,
