@@ -33,8 +33,8 @@ only those.
 
 	backend elsewhere     the packet passes the stack after from_pod, which routes it, to an uplink or another device;
 	                      the answer comes through the stack to the client's to_pod
-	client and backend    from_pod gives the frame the backend's MAC, so the bridge leads it there without the stack;
-	on one bridge         the answer is bridged to the client's to_pod
+	client and backend    as on veth pairs: a bridge's ports are pairs too. Without redirect from_pod gives the frame the
+	on one bridge         backend's MAC, so the bridge leads it there; the answer is bridged to the client's to_pod
 	macvlan, ipvlan       pod_egress rewrites; a macvlan neighbour gets the frame by its MAC, ipvlan goes by addresses, an
 	                      ipvlan-l3 pod sends to other attachments by its other device; the answer passes pod_ingress
 	a pod that asks       the source becomes the service's address, or the pod would take the packet for a martian; the
