@@ -81,7 +81,7 @@ func Load(name, program string, settings map[string]uint32, pinned map[string]*e
 		one.Variables = spec.Variables
 	}
 	if p.Type == ebpf.CGroupSockAddr {
-		if err := FitRetval(one); err != nil {
+		if err := fitRetval(one); err != nil {
 			return nil, err
 		}
 	}

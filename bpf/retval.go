@@ -9,10 +9,10 @@ import (
 	"github.com/cilium/ebpf/features"
 )
 
-// FitRetval makes up for a helper that came with 5.18, bpf_set_retval: where the kernel hasn't got it, the calls in the
+// fitRetval makes up for a helper that came with 5.18, bpf_set_retval: where the kernel hasn't got it, the calls in the
 // socket programs become a failed one, and the programs do what they can instead. So one object serves all kernels,
 // without a setting. Other programs are left as they are.
-func FitRetval(spec *ebpf.CollectionSpec) error {
+func fitRetval(spec *ebpf.CollectionSpec) error {
 	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		dropRetval(spec)

@@ -28,7 +28,7 @@ func TestSocketSize(t *testing.T) {
 				delete(spec.Maps, base)
 			}
 		}
-		if err := FitRetval(spec); err != nil {
+		if err := fitRetval(spec); err != nil {
 			t.Fatal(err)
 		}
 		loaded := collection(t, spec)

@@ -66,7 +66,7 @@ func (b *builder) usedMaps() usedMaps {
 	d := &b.datapath
 	used := usedMaps{}
 	add := func(object, program string) {
-		for _, base := range bpfprog.Maps(object, program) {
+		for _, base := range bpf.Uses(object, program) {
 			used[base] = bpfmap.For(base, bpfmap.Version(base), d.sizes.of(base))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
@@ -64,7 +65,7 @@ func datapathOf(owned resource.State) datapath {
 // checksSources reports whether a program was loaded to check source addresses: its name tells its settings.
 func checksSources(p bpfprog.Program) bool {
 	for _, object := range []string{"packet", "forward"} {
-		if !slices.Contains(bpfprog.Programs(object), p.Base) {
+		if !slices.Contains(bpf.Programs(object), p.Base) {
 			continue
 		}
 		for _, redirect := range []uint32{0, 1} {

@@ -61,7 +61,7 @@ func eachPinned(h *host.Host, base string, visit func(m host.BPFMap, entries int
 	for _, m := range maps {
 		if _, version, entries, ok := bpf.ParseMapName(m.Name); ok && version == bpf.Layouts[base].Version {
 			if err := visit(m, entries); err != nil {
-				return fmt.Errorf("read BPF map %s: %w", m.Name, err)
+				return fmt.Errorf("read eBPF map %s: %w", m.Name, err)
 			}
 		}
 	}

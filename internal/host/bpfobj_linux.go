@@ -215,10 +215,7 @@ type BPFAttached struct {
 	Multi bool
 }
 
-const (
-	mostAttached = 64     // on one hook; the kernel's own limit
-	allowMulti   = 1 << 1 // BPF_F_ALLOW_MULTI
-)
+const mostAttached = 64 // on one hook; the kernel's own limit
 
 // QueryBPF asks for the programs on a hook: of a device by its index, in the namespace of the calling thread, or of a
 // cgroup by a descriptor.
@@ -244,7 +241,7 @@ func QueryBPF(target int, attach ebpf.AttachType, device bool) (*BPFAttached, er
 		return nil, fmt.Errorf("ask for the programs on a hook: %w", err)
 	}
 	n := min(attr.count, mostAttached)
-	return &BPFAttached{slices.Clone(programs[:n]), slices.Clone(links[:n]), attr.flags&allowMulti != 0}, nil
+	return &BPFAttached{slices.Clone(programs[:n]), slices.Clone(links[:n]), attr.flags&unix.BPF_F_ALLOW_MULTI != 0}, nil
 }
 
 // BPFProgram opens a pinned program. It stays open until the next Forget or ForgetMaps; the caller doesn't close it.

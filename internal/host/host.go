@@ -7,7 +7,11 @@
 //	conn_linux.go     one rtnetlink socket
 //	links_linux.go    devices, as dumps and look-ups show them
 //	tables_linux.go   addresses, routes, neighbours and rules
+//	bpffs_linux.go    the node's folder of the BPF file system
+//	maps_linux.go     the maps that are pinned there, open
+//	bpfobj_linux.go   the programs and links that are, and what is attached, by bare calls of the kernel
 //	cookie_linux.go   the cookies of namespaces, which programs know them by
+//	join_linux.go     the node's cgroup
 //	kept_linux.go     what kinds keep in memory
 //	folder_linux.go   the folder where namespaces have their names
 //	warn*_linux.go    what else on the machine stops pods: firewalls, filters, other daemons

@@ -44,25 +44,10 @@ func join(dir string) error {
 // inCgroup reports whether the process is known to be in the node's cgroup or below it. In a cgroup namespace of its own a
 // process can't say where it is; to join is right then too.
 func (h *Host) inCgroup() bool {
-	mount, err := Mount("cgroup2")
-	if err != nil {
+	own, err := ownCgroup()
+	if err != nil || own != h.Cgroup && !strings.HasPrefix(own, strings.TrimSuffix(h.Cgroup, "/")+"/") {
 		return false
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
-			continue
-		}
-		own := filepath.Join(mount, path)
-		if own != h.Cgroup && !strings.HasPrefix(own, strings.TrimSuffix(h.Cgroup, "/")+"/") {
-			return false
-		}
-		pids, err := os.ReadFile(filepath.Join(own, "cgroup.procs"))
-		return err == nil && slices.Contains(strings.Fields(string(pids)), strconv.Itoa(os.Getpid()))
-	}
-	return false
+	pids, err := os.ReadFile(filepath.Join(own, "cgroup.procs"))
+	return err == nil && slices.Contains(strings.Fields(string(pids)), strconv.Itoa(os.Getpid()))
 }

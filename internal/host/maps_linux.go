@@ -38,7 +38,7 @@ func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 		}
 		if err != nil {
 			closeMaps(ms)
-			return nil, fmt.Errorf("open BPF map %s: %w", name, err)
+			return nil, fmt.Errorf("open eBPF map %s: %w", name, err)
 		}
 		ms = append(ms, BPFMap{m, name})
 	}

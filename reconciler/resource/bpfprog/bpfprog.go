@@ -35,7 +35,7 @@ type Program struct {
 // Of is a program of an object with those of the maps that it uses.
 func Of(object, program string, settings map[string]uint32, maps []resource.ID, from string) Program {
 	p := Program{Object: object, Base: program, Settings: settings, From: from}
-	uses := Maps(object, program)
+	uses := bpf.Uses(object, program)
 	for _, id := range maps {
 		if base, _, _, ok := bpf.ParseMapName(id.Name); ok && slices.Contains(uses, base) {
 			p.Maps = append(p.Maps, id)
@@ -43,12 +43,6 @@ func Of(object, program string, settings map[string]uint32, maps []resource.ID, 
 	}
 	return p
 }
-
-// Maps lists the maps that a program of an object uses, by base.
-func Maps(object, program string) []string { return bpf.Uses(object, program) }
-
-// Programs lists the programs of an object.
-func Programs(object string) []string { return bpf.Programs(object) }
 
 // ID implements resource.Resource: "from_pod.0123456789ab".
 func (p Program) ID() resource.ID {

@@ -84,7 +84,7 @@ func TestLoadAll(t *testing.T) {
 		objects = append(objects, "sweep")
 	}
 	for _, object := range objects {
-		for _, name := range bpfprog.Programs(object) {
+		for _, name := range bpf.Programs(object) {
 			settings := on
 			if strings.HasPrefix(object, "s") {
 				settings = nil

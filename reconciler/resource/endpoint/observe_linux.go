@@ -86,7 +86,7 @@ func dump[K comparable, V any](o *observer, h *host.Host, base string, wanted []
 	for _, m := range pins {
 		o.maps = append(o.maps, resource.ID{Kind: "bpfmap", Name: m.Name})
 		if err := bpf.Each(m.Map, func(k K, v V) { all[k] = v }); err != nil {
-			return nil, fmt.Errorf("read BPF map %s: %w", m.Name, err)
+			return nil, fmt.Errorf("read eBPF map %s: %w", m.Name, err)
 		}
 	}
 	return all, nil
