@@ -220,15 +220,12 @@ func (b *builder) buildEndpoints(used usedMaps) {
 }
 
 func (b *builder) buildServices(used usedMaps) {
-	plain := only(used, "frontends", "slots")
-	lasting := only(used, "frontends", "slots", "members")
+	// A service whose affinity ends has members to remove: it waits for the map too.
+	plain := only(used, "frontends", "slots", "members")
 	tables := map[int][]resource.ID{}
 	for i := range b.frontends {
 		f := &b.frontends[i]
 		in := plain
-		if f.Affinity > 0 {
-			in = lasting
-		}
 		if f.TableSize > 0 {
 			class := bpf.MaglevClass(f.TableSize)
 			if tables[class] == nil {

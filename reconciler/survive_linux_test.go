@@ -380,7 +380,7 @@ func TestTrafficSurvives(t *testing.T) {
 // TestTrafficSurvivesKills stops applies before single writes while streams go on, and runs again. The applies change
 // everything that can be changed: maps, programs, services.
 func TestTrafficSurvivesKills(t *testing.T) {
-	for way, step := range map[string]int{"packet": 7, "socket": 3} {
+	for way, step := range map[string]int{"packet": 5, "socket": 3} {
 		t.Run(way, func(t *testing.T) {
 			o := kindtest.Options(t)
 			states := []resource.State{

@@ -104,10 +104,14 @@ func create(h *host.Host, m Map) error {
 	if err := check(k, m); err != nil {
 		return fmt.Errorf("the kernel made another map than it was asked for: %w", err)
 	}
-	if bpf.Layouts[m.Base].Lives != bpf.Lost {
+	if lives := bpf.Layouts[m.Base].Lives; lives != bpf.Lost {
 		others, err := siblings(h, m)
 		if err != nil {
 			return err
+		}
+		if lives == bpf.Configured && len(others) > 1 {
+			// After a kill one may be behind the other. The kinds that write them observe the last one.
+			others = others[len(others)-1:]
 		}
 		for i, o := range others {
 			err := copyTo(h, k, m, o, i > 0)

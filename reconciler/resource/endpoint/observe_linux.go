@@ -72,7 +72,7 @@ type observer struct {
 // entry is one entry in words, with its device if it is an address's.
 type entry struct{ text, dev string }
 
-// dump reads a map: the one that is wanted, else all of that base that this program can read.
+// dump reads a map: the one that is wanted, else the last of that base, which a new one is copied from.
 func dump[K comparable, V any](o *observer, h *host.Host, base string, wanted []Endpoint) (map[K]V, error) {
 	pins, err := pinned(h, base)
 	if err != nil {
@@ -82,6 +82,7 @@ func dump[K comparable, V any](o *observer, h *host.Host, base string, wanted []
 	if i := slices.IndexFunc(pins, func(m host.BPFMap) bool { return m.Name == name }); i >= 0 {
 		pins = pins[i : i+1]
 	}
+	pins = pins[max(0, len(pins)-1):]
 	all := map[K]V{}
 	for _, m := range pins {
 		o.maps = append(o.maps, resource.ID{Kind: "bpfmap", Name: m.Name})

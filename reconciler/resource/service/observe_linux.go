@@ -17,11 +17,7 @@ import (
 // Observe implements reconciler.Ops. All services in the maps are ours. Entries that are no service's are resources of
 // their own, but for those of a wanted service: they are its beginning.
 func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, foreign []Service, err error) {
-	var names []resource.ID
-	if len(wanted) > 0 {
-		names = wanted[0].Maps
-	}
-	m, err := open(h, names)
+	m, err := open(h, named(wanted))
 	if err != nil || m.none() {
 		return nil, nil, err
 	}
@@ -42,6 +38,24 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		owned = append(owned, Service{Leftover: "UDP flows to removed backends", Maps: ids, stale: stale})
 	}
 	return owned, nil, nil
+}
+
+// named are the maps that the wanted services are to be in; not every service names all.
+func named(wanted []Service) (names []resource.ID) {
+	var last []resource.ID
+	for i := range wanted {
+		ids := wanted[i].Maps
+		if len(ids) == 0 || len(ids) == len(last) && &ids[0] == &last[0] {
+			continue // most services share one list
+		}
+		for _, id := range ids {
+			if !slices.Contains(names, id) {
+				names = append(names, id)
+			}
+		}
+		last = ids
+	}
+	return names
 }
 
 // dumped are the entries of all services.
