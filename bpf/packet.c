@@ -7,6 +7,10 @@
 #include "fragment.h"
 #include "refuse.h"
 
+// A setting of the node, as those in forward.h. 1: translate the flows that there are, and begin no other. Somebody else
+// leads new clients to backends; those who came before keep theirs.
+const volatile __u32 drain;
+
 static __always_inline int has_ports(struct packet *p)
 {
 	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
@@ -49,6 +53,8 @@ static __always_inline int translate_to_service(struct __sk_buff *ctx, struct pa
 			return rewrite(ctx, p, t, *kind) ? BROKEN : TRANSLATED;
 		}
 	}
+	if (drain)
+		return LEFT;
 	begun = begin(p, f, t, kind);
 	if (begun == TRANSLATED && rewrite(ctx, p, t, *kind))
 		return BROKEN;

@@ -41,6 +41,7 @@ const (
 	packetProgToPod         = "to_pod"
 	packetProgUplinkEgress  = "uplink_egress"
 	packetProgUplinkIngress = "uplink_ingress"
+	packetVarDrain          = "drain"
 	packetVarRedirect       = "redirect"
 	packetVarSourceCheck    = "source_check"
 )
@@ -124,6 +125,7 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
+	Drain       *ebpf.VariableSpec `ebpf:"drain"`
 	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
 	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
 }
@@ -197,6 +199,7 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
+	Drain       *ebpf.Variable `ebpf:"drain"`
 	Redirect    *ebpf.Variable `ebpf:"redirect"`
 	SourceCheck *ebpf.Variable `ebpf:"source_check"`
 }

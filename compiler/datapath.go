@@ -46,6 +46,7 @@ type datapath struct {
 	socket   string // the object on the cgroup; "" for none
 	packet   string // the object on devices; "" for none
 	redirect bool   // packets go straight to pods of this node
+	drain    bool   // the packet programs only translate flows that there are
 	sizes    mapSizes
 }
 
@@ -97,8 +98,12 @@ func (b *builder) settleDevices() {
 		return
 	}
 	d.packet = objectForward
-	if d.way == wayPacket || d.way == wayBoth {
+	switch {
+	case d.way == wayPacket || d.way == wayBoth:
 		d.packet = objectPacket
+	case d.way == waySocket && wayOf(wayPacket).obstacle(b.set) == "":
+		// Clients that came when packets were translated keep their connections.
+		d.packet, d.drain = objectPacket, true
 	}
 	// Answers must pass the stack where it is the stack that translates.
 	d.redirect = d.way != wayNftables && b.set.Supports(features.RedirectPeer) && !b.legacyRouting()

@@ -154,6 +154,9 @@ func (b *builder) attachDevices(used usedMaps) {
 	if d.packet == objectPacket {
 		needs = append(needs, features.MapLRUHash)
 	}
+	if d.drain {
+		settings["drain"] = 1
+	}
 	children := map[string][]resource.ID{} // by uplink: it has the programs once, for all of them
 	for _, w := range b.wirings {
 		if w.child() {

@@ -55,6 +55,11 @@ func (w *way) obstacle(set *features.Set) string {
 	return ""
 }
 
+// wayOf is the way of a name.
+func wayOf(name string) *way {
+	return &ways[slices.IndexFunc(ways, func(w way) bool { return w.name == name })]
+}
+
 // chooseWay decides how the node carries services. It is "" where there are none, or where none of the ways can be had.
 func (b *builder) chooseWay() string {
 	wanted, path := b.cfg.Routing.Services, "routing.services"

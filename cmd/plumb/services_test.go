@@ -65,8 +65,8 @@ var servicesWays = []struct {
 	// ends are ways whose established connections don't live on here: those that are translated per packet, by the other.
 	ends string
 }{
-	{"socket", "socket", []features.Feature{features.CgroupConnect4, features.CgroupRecvmsg6}, ""},
 	{"packet", "packet", []features.Feature{features.GlobalData, features.Clsact}, ""},
+	{"socket", "socket", []features.Feature{features.CgroupConnect4, features.CgroupRecvmsg6}, ""},
 	{"auto", "socket+packet", []features.Feature{features.CgroupConnect4, features.CgroupRecvmsg6, features.GlobalData, features.Clsact}, ""},
 	{"nftables", "nftables", []features.Feature{features.NFTNat, features.NFTServices}, "packet"},
 }

@@ -53,8 +53,9 @@ func datapathOf(owned resource.State) datapath {
 				d.services[waySocket] = d.services[waySocket] || serves
 				continue
 			}
-			d.services[wayPacket] = d.services[wayPacket] || serves
-			if r.NetNS == "" && checksSources(p) {
+			settings := settingsOf(p)
+			d.services[wayPacket] = d.services[wayPacket] || serves && settings["drain"] == 0
+			if r.NetNS == "" && settings["source_check"] == 1 {
 				d.checks[r.Dev+" "+r.Hook] = true
 			}
 		}
@@ -62,21 +63,26 @@ func datapathOf(owned resource.State) datapath {
 	return d
 }
 
-// checksSources reports whether a program was loaded to check source addresses: its name tells its settings.
-func checksSources(p bpfprog.Program) bool {
+// settingsOf finds out with which settings a program of a device was loaded: its name tells.
+func settingsOf(p bpfprog.Program) map[string]uint32 {
 	for _, object := range []string{"packet", "forward"} {
 		if !slices.Contains(bpf.Programs(object), p.Base) {
 			continue
 		}
 		for _, redirect := range []uint32{0, 1} {
-			as := bpfprog.Program{Object: object, Base: p.Base, Maps: p.Maps,
-				Settings: map[string]uint32{"redirect": redirect, "source_check": 1}}
-			if as.ID().Name == p.ID().Name {
-				return true
+			for _, drain := range []uint32{0, 1} {
+				settings := map[string]uint32{"redirect": redirect, "source_check": 1}
+				if drain == 1 {
+					settings["drain"] = drain
+				}
+				as := bpfprog.Program{Object: object, Base: p.Base, Maps: p.Maps, Settings: settings}
+				if as.ID().Name == p.ID().Name {
+					return settings
+				}
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // way is how services in eBPF maps go: "socket+packet", wayNone where no program is attached.

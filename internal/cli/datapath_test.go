@@ -69,6 +69,9 @@ func TestDatapathOf(t *testing.T) {
 		return bpfprog.Program{Observed: p.ID().Name, Base: p.Base, Maps: p.Maps}
 	}
 	socket, services := program("socket", "connect4", 0), program("packet", "from_pod", 1)
+	drains := program("packet", "from_pod", 1)
+	drains.Observed = bpfprog.Program{Object: "packet", Base: "from_pod", Maps: drains.Maps,
+		Settings: map[string]uint32{"redirect": 1, "source_check": 1, "drain": 1}}.ID().Name
 	plain, lax := program("forward", "from_pod", 1), program("forward", "from_pod", 0)
 	on := func(p bpfprog.Program, dev, hook, fault string) bpflink.Attachment {
 		return bpflink.Attachment{Dev: dev, Hook: hook, Program: p.ID(), Fault: fault}
@@ -81,13 +84,14 @@ func TestDatapathOf(t *testing.T) {
 	}{
 		{"socket", on(socket, "", "connect4", ""), "socket", checkOff},
 		{"packet", on(services, "pl-web", "ingress", ""), "packet", checkEnforced},
+		{"draining", on(drains, "pl-web", "ingress", ""), "none", checkEnforced},
 		{"forward", on(plain, "pl-web", "ingress", ""), "none", checkEnforced},
 		{"without the check", on(lax, "pl-web", "ingress", ""), "none", checkOff},
 		{"detached", on(services, "pl-web", "ingress", "detached"), "none", checkOff},
 		{"unknown", bpflink.Attachment{Dev: "pl-web", Hook: "ingress"}, "none", checkOff},
 	} {
 		owned := resource.State{}
-		if err := owned.Add(socket, services, plain, lax, c.attached); err != nil {
+		if err := owned.Add(socket, services, drains, plain, lax, c.attached); err != nil {
 			t.Fatal(err)
 		}
 		d := datapathOf(owned)
