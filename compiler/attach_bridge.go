@@ -10,6 +10,9 @@ func (b *builder) wireBridge(s *segment) {
 	for _, p := range s.pods {
 		l := b.pair(p, p.device(), b.names.dev(pairHost, p.name), "")
 		l.Peer.Master = s.dev
+		// Where br_netfilter is loaded, nftables translates at the bridge's port, and a pod that reaches itself through
+		// a service would be sent back where it came from: ports don't do that by themselves.
+		l.Peer.Hairpin = b.datapath.way == wayNftables
 		d := b.open(p, l, l.Peer.Name)
 		for _, a := range p.addrs {
 			b.address(d, a, a.cidr.Bits())

@@ -23,6 +23,8 @@ type Link struct {
 	// STP, ForwardDelay (in 1/100 s) and Snooping are a bridge's settings.
 	STP, ForwardDelay uint32
 	Snooping          bool
+	// Hairpin says that a bridge's port sends out frames that came in by it.
+	Hairpin bool
 }
 
 // Attrs implements netlink.Link.
@@ -104,16 +106,26 @@ func parseLink(m []byte) (*Link, error) {
 				}
 			}
 		case unix.IFLA_LINKINFO:
-			var data []byte
+			var data, port []byte
+			var master string
 			for i := range attrs(a.value) {
 				switch i.kind {
 				case nl.IFLA_INFO_KIND:
 					l.Kind = i.text()
 				case nl.IFLA_INFO_DATA:
 					data = i.value
+				case nl.IFLA_INFO_SLAVE_KIND:
+					master = i.text()
+				case nl.IFLA_INFO_SLAVE_DATA:
+					port = i.value
 				}
 			}
 			l.details(data)
+			for p := range attrs(port) {
+				if master == "bridge" && p.kind == nl.IFLA_BRPORT_MODE {
+					l.Hairpin = p.u8() != 0
+				}
+			}
 		}
 	}
 	return l, nil

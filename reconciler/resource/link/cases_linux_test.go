@@ -107,14 +107,20 @@ func TestDriftOfPair(t *testing.T) {
 	pod, node := ns(t, h, "web"), root(t, h)
 	inPod, onNode := find(t, pod, "eth0"), find(t, node, "plumb-web")
 	for what, damage := range map[string]func() error{
-		"pod down":      func() error { return pod.Handle().LinkSetDown(inPod) },
-		"peer down":     func() error { return node.Handle().LinkSetDown(onNode) },
-		"pod mtu":       func() error { return pod.Handle().LinkSetMTU(inPod, 1300) },
-		"peer mtu":      func() error { return node.Handle().LinkSetMTU(onNode, 1300) },
-		"pod group":     func() error { return pod.Handle().LinkSetGroup(inPod, 0) },
-		"peer group":    func() error { return node.Handle().LinkSetGroup(onNode, 0) },
-		"peer alias":    func() error { return node.Handle().LinkSetAlias(onNode, "mine") },
-		"peer master":   func() error { return node.Handle().LinkSetMasterByIndex(onNode, find(t, node, "plumb0").Index) },
+		"pod down":    func() error { return pod.Handle().LinkSetDown(inPod) },
+		"peer down":   func() error { return node.Handle().LinkSetDown(onNode) },
+		"pod mtu":     func() error { return pod.Handle().LinkSetMTU(inPod, 1300) },
+		"peer mtu":    func() error { return node.Handle().LinkSetMTU(onNode, 1300) },
+		"pod group":   func() error { return pod.Handle().LinkSetGroup(inPod, 0) },
+		"peer group":  func() error { return node.Handle().LinkSetGroup(onNode, 0) },
+		"peer alias":  func() error { return node.Handle().LinkSetAlias(onNode, "mine") },
+		"peer master": func() error { return node.Handle().LinkSetMasterByIndex(onNode, find(t, node, "plumb0").Index) },
+		"peer hairpin": func() error {
+			if err := node.Handle().LinkSetMasterByIndex(onNode, find(t, node, "plumb0").Index); err != nil {
+				return err
+			}
+			return node.Handle().LinkSetHairpin(onNode, true)
+		},
 		"address modes": func() error { return node.Handle().LinkSetIP6AddrGenMode(onNode, 0) },
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -32,6 +32,9 @@ func (l Link) Describe() string {
 		if l.Peer.Master != "" {
 			b.WriteString(" master " + l.Peer.Master)
 		}
+		if l.Peer.Hairpin {
+			b.WriteString(" hairpin on")
+		}
 	}
 	return b.String()
 }

@@ -44,6 +44,7 @@ func (Ops) Diff(observed, desired Link) (fields []resource.Field, inPlace bool) 
 		mtu("peer mtu", was.MTU, is.MTU)
 		mac("peer address", was.MAC, is.MAC)
 		differ("master", was.Master, is.Master, true)
+		differ("hairpin", strconv.FormatBool(was.Hairpin), strconv.FormatBool(is.Hairpin), true)
 	case was != nil:
 		differ("peer", was.Name, "", false)
 	case is != nil:

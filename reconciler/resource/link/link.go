@@ -53,6 +53,8 @@ type Peer struct {
 	MAC    string
 	MTU    int
 	Master string // the bridge that it is a port of, or ""
+	// Hairpin lets the port send out frames that came in by it.
+	Hairpin bool
 }
 
 // For returns the ID of a device.

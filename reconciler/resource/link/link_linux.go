@@ -76,6 +76,11 @@ func finish(h *host.Host, root, pod *host.NS, l Link, name string) error {
 		if err := settle(h, root, end, l.NetNS, change{mtu: l.Peer.MTU}); err != nil {
 			return err
 		}
+		if l.Peer.Hairpin {
+			if err := setHairpin(h, root, end, true); err != nil {
+				return err
+			}
+		}
 	}
 	if err := settle(h, pod, made, l.NetNS, change{mtu: l.MTU, name: l.Name}); err != nil {
 		return err
@@ -111,6 +116,11 @@ func (Ops) Update(_ context.Context, h *host.Host, _, to Link) error {
 		}
 		if err := settle(h, root, end, to.NetNS, c); err != nil {
 			return err
+		}
+		if to.Peer.Hairpin || end.Hairpin && to.Peer.Master != "" {
+			if err := setHairpin(h, root, end, to.Peer.Hairpin); err != nil {
+				return err
+			}
 		}
 	}
 	if err := settle(h, pod, made, to.NetNS, change{mtu: to.MTU}); err != nil {
@@ -161,6 +171,24 @@ func settle(h *host.Host, ns *host.NS, l *host.Link, pod string, c change) error
 	h.Wrote("settle %s", For(ns.Name, l.Name))
 	if err := ns.Request(req); err != nil {
 		return fmt.Errorf("settle %s: %w", For(ns.Name, l.Name), err)
+	}
+	return nil
+}
+
+// setHairpin says whether a bridge's port sends out frames that came in by it.
+func setHairpin(h *host.Host, root *host.NS, l *host.Link, on bool) error {
+	req, _ := request(unix.RTM_NEWLINK, l)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated(Bridge))
+	mode := byte(0)
+	if on {
+		mode = 1
+	}
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil).AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{mode})
+	req.AddData(info)
+	h.Wrote("set hairpin of port %s", l.Name)
+	if err := root.Request(req); err != nil {
+		return fmt.Errorf("set hairpin of port %s: %w", l.Name, err)
 	}
 	return nil
 }

@@ -67,6 +67,28 @@ func TestBridge(t *testing.T) {
 		but(bridge, func(l *link.Link) { l.Name = "plumb1" }))
 }
 
+// A pair's end in the root namespace is a port of the node's bridge, or not.
+func TestPort(t *testing.T) {
+	port := func(master string, hairpin bool) link.Link {
+		return but(veth(), func(l *link.Link) { l.Peer.Master, l.Peer.Hairpin = master, hairpin })
+	}
+	kindtest.Run(t, kindtest.Kind[link.Link]{
+		Ops:     link.Ops{},
+		Samples: []link.Link{port("plumb0", false), port("plumb0", true), port("plumb9", true), port("", false)},
+		Setup: func(t *testing.T, h *host.Host) {
+			setup(t, h)
+			for _, name := range []string{"plumb0", "plumb9"} {
+				attrs := netlink.NewLinkAttrs()
+				attrs.Name = name
+				if err := root(t, h).Handle().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		Foreign: foreign,
+	})
+}
+
 func TestMacvlan(t *testing.T) {
 	run(t, child(link.Macvlan, "bridge"),
 		but(child(link.Macvlan, "bridge"), func(l *link.Link) { l.MTU = 1400 }),

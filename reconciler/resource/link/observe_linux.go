@@ -220,7 +220,7 @@ func (o *observer) describe(pod string, l, end *host.Link) Link {
 }
 
 func (o *observer) peer(end *host.Link) *Peer {
-	p := &Peer{Name: end.Name, MAC: end.HardwareAddr.String(), MTU: end.MTU}
+	p := &Peer{Name: end.Name, MAC: end.HardwareAddr.String(), MTU: end.MTU, Hairpin: end.Hairpin}
 	if m := o.byIndex[end.MasterIndex]; m != nil {
 		p.Master = m.Name
 	}
