@@ -42,13 +42,28 @@ lint:
 
 check: lint test
 
+# All figures, in about an hour; with QUICK=1 in a few minutes, which is too little for what differs by less than 10 %.
+BENCH := compile run control datapath icount programs
 bench: bin/plumb
-	.ci/deps run test
-	$(GO) build -o bin/bench-compile ./internal/bench/compile
+	.ci/deps run test vm
+	for b in $(BENCH); do $(GO) build -o bin/bench-$$b ./internal/bench/$$b || exit; done
+ifdef QUICK
+	bin/bench-compile -n 1000
+	bin/bench-run -rounds 3
+	bin/bench-control -rounds 2 -n 1000
+	bin/bench-programs -runs 2000 -rounds 3
+	bin/bench-icount -rounds 3 -count 200 -attach veth,bridge,macvlan
+	bin/bench-datapath -rounds 10 -seconds 0.05 -services 1,1000
+else
 	bin/bench-compile -n 1000
 	bin/bench-compile -n 10000 -runs 5
-	$(GO) build -o bin/bench-run ./internal/bench/run
 	bin/bench-run
+	bin/bench-control
+	bin/bench-programs
+	bin/bench-icount
+	bin/bench-icount -apart
+	bin/bench-datapath -seconds 0.1
+endif
 
 demo: bin/plumb
 	.ci/deps run

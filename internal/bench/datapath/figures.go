@@ -20,6 +20,9 @@ const (
 	perRoundTrip  metric = "ns/round trip"
 )
 
+// judged reports whether a claim below 10 % may rest on a metric.
+func (m metric) judged() bool { return m == cpuTime || m == perConnection || m == perRoundTrip }
+
 // resamples of a bootstrap.
 const resamples = 4000
 
@@ -58,6 +61,9 @@ func table(w io.Writer, m metric, lanes []*lane) {
 			fmt.Fprintf(w, "   %.3f [%.3f–%.3f]", median(r), low, high)
 			if low <= 1 && high >= 1 {
 				fmt.Fprint(w, "  not distinguishable")
+			}
+			if l.path.mark > 0 && m.judged() {
+				fmt.Fprintf(w, "  (mark %.2f, aim %.2f)", l.path.mark, l.path.aim)
 			}
 		}
 		fmt.Fprintln(w)

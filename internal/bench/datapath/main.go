@@ -185,6 +185,7 @@ func (o options) measure(ctx context.Context, g *ground, attach string) (err err
 // lane is one path on its bed, with the processes that use it and what they measured.
 type lane struct {
 	name    string
+	path    path
 	bed     *bed
 	client  *process
 	servers []*process
@@ -192,7 +193,7 @@ type lane struct {
 }
 
 func (o options) newLane(ctx context.Context, g *ground, attach, name string, p path, services int) (l *lane, err error) {
-	l = &lane{name: name, figures: map[metric][]float64{}}
+	l = &lane{name: name, path: p, figures: map[metric][]float64{}}
 	if services > 0 {
 		l.name = fmt.Sprintf("%s %d", name, services)
 	}

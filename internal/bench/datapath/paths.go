@@ -21,16 +21,18 @@ type path struct {
 	pod bool
 	// extra is what is done to the bed afterwards. What it makes goes with the bed's namespaces.
 	extra func(ctx context.Context, b *bed, services int) error
+	// mark and aim are how many times a connection of path direct one by this path may cost, and should.
+	mark, aim float64
 }
 
 // paths by name, as -paths takes them.
 var paths = map[string]path{
-	"direct":    {alone: true, pod: true},                      // pods as plumb connects them, through the node's stack
-	"bare":      {alone: true, pod: true, extra: bareRedirect}, // a redirect and nothing else
-	"programs":  {alone: true, pod: true, programs: true},      // what a node without services has
-	"plumb":     {pod: true, programs: true, services: "auto"}, // all that a node with services has
-	"socket":    {programs: true, services: "socket"},
-	"packet":    {programs: true, services: "packet"},
+	"direct":    {alone: true, pod: true},                                          // pods as plumb connects them, through the node's stack
+	"bare":      {alone: true, pod: true, extra: bareRedirect},                     // a redirect and nothing else
+	"programs":  {alone: true, pod: true, programs: true, mark: 1.02, aim: 1},      // what a node without services has
+	"plumb":     {pod: true, programs: true, services: "auto", mark: 1.02, aim: 1}, // all that a node with services has
+	"socket":    {programs: true, services: "socket", mark: 1.03, aim: 1.01},
+	"packet":    {programs: true, services: "packet", mark: 1.06, aim: 1.01},
 	"nft":       {programs: true, services: "nftables"},
 	"kubeproxy": {extra: kubeProxy}, // pods through the node's stack, and its rules
 }
