@@ -4,7 +4,7 @@
 
 #define SECOND 1000000000ULL
 
-// The first two bytes of the fourth word's neighbour say that an address is IPv4.
+// An IPv4 address is ::ffff:a.b.c.d.
 static __always_inline void ipv4(struct address *a, __be32 v4)
 {
 	a->word[0] = 0;
