@@ -33,8 +33,11 @@ func TestRealPairs(t *testing.T) {
 	var last resource.State
 	keys := map[resource.ID]bool{}
 	for i := range pairs {
-		pods := randomPods(r, free, shared)
-		b, alone := compile(t, withAdopted(pods, usedNS)), compile(t, withAdopted(pods, freshNS))
+		pods, c := randomPods(r, free, shared), randomServices(r)
+		c.Pods = withAdopted(pods, usedNS)
+		b := compileAll(t, c)
+		c.Pods = withAdopted(pods, freshNS)
+		alone := compileAll(t, c)
 		maps.Copy(keys, settings(b))
 		if err := converge(t, used, b); err != nil {
 			t.Fatalf("pair %d: %v\n%s", i, err, explain(last, b))
@@ -63,7 +66,7 @@ func randomPods(r *rand.Rand, free, shared []string) map[string]schema.Pod {
 		if r.IntN(5) < 2 {
 			continue
 		}
-		p := schema.Pod{Attach: attaches[r.IntN(len(attaches))], MTU: []int{0, 1400}[r.IntN(2)]}
+		p := schema.Pod{Attach: attaches[r.IntN(len(attaches))], MTU: []int{0, 1400}[r.IntN(2)], Labels: map[string]string{"app": []string{"x", "y"}[r.IntN(2)]}}
 		last := 10 + 10*i + r.IntN(2)
 		if r.IntN(4) == 0 {
 			last = 99 - r.IntN(4)*10 - i // sometimes another address, never that of another pod
@@ -85,6 +88,60 @@ func randomPods(r *rand.Rand, free, shared []string) map[string]schema.Pod {
 		pods[name] = p
 	}
 	return pods
+}
+
+// randomServices makes up to five services, by any of the ways, and sizes of maps. There are more of the ways whose programs
+// the kernel checks faster.
+func randomServices(r *rand.Rand) (c schema.Config) {
+	pick := func(from ...string) string { return from[r.IntN(len(from))] }
+	c.Routing.Services = pick("socket", "socket", "socket", "socket", "nftables", "nftables", "nftables", "packet", "auto")
+	c.Routing.HostRouting = pick("", "", "legacy")
+	c.Tuning.Maps = schema.Maps{Services: []int{200, 200, 300}[r.IntN(3)], Ratio: []float64{0, 0, larger}[r.IntN(3)]}
+	c.Services = map[string]schema.Service{}
+	if r.IntN(5) == 0 {
+		return c
+	}
+	for i, name := range []string{"a", "b", "c", "d", "e"} {
+		if r.IntN(2) == 0 {
+			continue
+		}
+		s := schema.Service{Addresses: []string{fmt.Sprintf("10.96.0.%d", i)}, Algorithm: pick("auto", "random", "round-robin", "maglev"),
+			Ports: map[string]schema.Port{"one": {Port: 80, TargetPort: 8080 + r.IntN(2)}}}
+		if r.IntN(2) == 0 {
+			s.Addresses = append(s.Addresses, fmt.Sprintf("fd00:96::%d", i))
+		}
+		if r.IntN(2) == 0 {
+			s.Ports["two"] = schema.Port{Port: 53, Protocol: pick("TCP", "UDP")}
+		}
+		if r.IntN(3) == 0 {
+			s.Affinity.Timeout = pick("60s", "1h")
+		}
+		switch {
+		case s.Algorithm == "maglev" && c.Routing.Services == "nftables":
+			s.Algorithm = "random" // it has no tables
+		case s.Algorithm == "maglev":
+			s.TableSize = []int{251, 2039, 4093}[r.IntN(3)]
+		}
+		backends := r.IntN(4)
+		if r.IntN(2) == 0 {
+			s.Selector, backends = map[string]string{"app": pick("x", "y", "none")}, 0
+		}
+		for j := range backends {
+			b := schema.Backend{Address: fmt.Sprintf("192.0.2.%d", 10*i+j), State: pick("", "", "active", "terminating", "maintenance")}
+			if len(s.Addresses) > 1 && r.IntN(2) == 0 {
+				b.Address = fmt.Sprintf("2001:db8::%d", 10*i+j)
+			}
+			if s.Ports["two"].Port == 0 && r.IntN(2) == 0 {
+				b.Port = 8080
+			}
+			if r.IntN(2) == 0 {
+				b.Weight = weight(r.IntN(4))
+			}
+			s.Backends = append(s.Backends, b)
+		}
+		c.Services[name] = s
+	}
+	return c
 }
 
 // withAdopted gives the adopted pod its namespace.
