@@ -158,6 +158,22 @@ static __always_inline int is_marked(const struct address *a, __be16 port)
 	return m && *m;
 }
 
+// Forgets a flow by its entry for answers.
+static __always_inline void forget_flow(const struct flow_key *answer, const struct flow *f)
+{
+	// A pod that reaches itself answers to the frontend's address.
+	struct flow_key asked = {
+		.src = f->kind == REVERSE ? answer->dst : answer->src,
+		.dst = f->addr,
+		.sport = answer->dport,
+		.dport = f->port,
+		.proto = answer->proto,
+	};
+
+	bpf_map_delete_elem(&flows, &asked);
+	bpf_map_delete_elem(&flows, answer);
+}
+
 enum outcome {
 	LEFT,	    // not for a service
 	TRANSLATED, // the packet is what its flow says
@@ -200,11 +216,15 @@ static inline __noinline int begin(const struct packet *p, const struct flow *ol
 		translated(&p->key, &f, t);
 		answer_to(t, &answer);
 		// Two services may have one backend, and a client may use one port for both: the backend couldn't tell
-		// them apart.
+		// them apart. Nothing says that a UDP flow is over, and mostly it is where the client asks somebody
+		// else: a resolver uses any port again within minutes.
 		taken = bpf_map_lookup_elem(&flows, &answer);
 		if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
-		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport))
-			continue;
+		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport)) {
+			if (i < TRIES - 1 || p->key.proto != IPPROTO_UDP)
+				continue;
+			forget_flow(&answer, taken);
+		}
 		mark(&p->key.dst, p->key.dport);
 		mark(&t->dst, t->dport);
 		*kind = f.kind;

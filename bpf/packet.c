@@ -7,8 +7,8 @@
 #include "fragment.h"
 #include "refuse.h"
 
-// A setting of the node, as those in forward.h. 1: translate the flows that there are, and begin no other. Somebody else
-// leads new clients to backends; those who came before keep theirs.
+// A setting of the node, as those in forward.h. 1: translate the flows that there are, and begin no other. Somebody
+// else leads new clients to backends; those who came before keep theirs.
 const volatile __u32 drain;
 
 static __always_inline int has_ports(struct packet *p)
@@ -80,8 +80,15 @@ static __always_inline int translate_answer(struct __sk_buff *ctx, struct packet
 	return rewrite(ctx, p, t, REVERSE) ? BROKEN : TRANSLATED;
 }
 
-// A client that connects to a pod itself may use a port that it had for a service with the same backend: what is known
-// of that has to go, or the answers would be translated.
+// Whether a packet may be the first one of its socket to this destination.
+static __always_inline int may_begin(const struct packet *p)
+{
+	return p->key.proto == IPPROTO_UDP || is_syn(p);
+}
+
+// A client that turns to a pod itself may use a port that it had for a service with the same backend: what is known
+// of that has to go, or the answers would be translated. Nothing says that a UDP flow is over but what the client asks
+// now; unless it answers, and is a backend of its own backend.
 static __noinline int forget(const struct packet *p)
 {
 	struct flow_key answer;
@@ -91,8 +98,14 @@ static __noinline int forget(const struct packet *p)
 		return 0;
 	answer_to(&p->key, &answer);
 	f = bpf_map_lookup_elem(&flows, &answer);
-	if (f && f->kind == REVERSE && (is_closing(f->state) || is_over(p->key.proto, f, now_s())))
-		bpf_map_delete_elem(&flows, &answer);
+	if (!f || f->kind != REVERSE)
+		return 0;
+	if (p->key.proto == IPPROTO_UDP) {
+		if (!bpf_map_lookup_elem(&flows, &p->key))
+			forget_flow(&answer, f);
+	} else if (is_closing(f->state) || is_over(p->key.proto, f, now_s())) {
+		forget_flow(&answer, f);
+	}
 	return 0;
 }
 
@@ -190,11 +203,11 @@ int from_pod(struct __sk_buff *ctx)
 		__u8 kind = 0;
 
 		if (to) {
-			if (is_syn(&p))
+			if (may_begin(&p))
 				forget(&p);
 			// What doesn't go straight is translated next to the client: in the stack it has the
 			// addresses that its routes are for.
-			else if (straight)
+			if (straight)
 				switch (translate_answer(ctx, &p, &t)) {
 				case BROKEN:
 					return drop(ctx, COUNT_INVALID);
@@ -301,7 +314,7 @@ int pod_egress(struct __sk_buff *ctx)
 		// Most of what leaves here is for neighbours, and shall cost next to nothing.
 		switch (translate_to_service(ctx, &p, 0, &t, &kind)) {
 		case LEFT:
-			if (is_syn(&p))
+			if (may_begin(&p))
 				forget(&p);
 			return PASS;
 		case REFUSED:

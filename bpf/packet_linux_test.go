@@ -302,17 +302,30 @@ func TestAffinity(t *testing.T) {
 	})
 }
 
-// Two services of one backend, and one port of a client for both: the second flow doesn't break the first.
+// Two services of one backend, and one port of a client for both. The second connection doesn't break the first. What asks
+// by UDP has mostly forgotten whom it asked before.
 func TestTaken(t *testing.T) {
 	each(t, func(t *testing.T, p *path, f hosts, proto uint8) {
 		client, backend := on(f.client, 7000), on(f.backend, 8080)
 		p.service(on(f.vip, 86), proto, Frontend{}, backend)
 		p.service(on(f.vip, 87), proto, Frontend{}, backend)
 		p.see("from_pod", frame{src: client, dst: on(f.vip, 86), proto: proto, flags: syn}, redirect)
-		p.see("from_pod", frame{src: client, dst: on(f.vip, 87), proto: proto, flags: syn}, shot)
-		got := p.see("from_pod", frame{src: backend, dst: client, proto: proto, flags: syn | ack}, redirect)
-		if got.src != on(f.vip, 86) {
-			t.Errorf("the answer comes from %v", got.src)
+		answered := func(by netip.AddrPort) {
+			t.Helper()
+			if got := p.see("from_pod", frame{src: backend, dst: client, proto: proto, flags: syn | ack}, redirect); got.src != by {
+				t.Errorf("the answer comes from %v", got.src)
+			}
+		}
+		if proto == TCP {
+			p.see("from_pod", frame{src: client, dst: on(f.vip, 87), proto: proto, flags: syn}, shot)
+			answered(on(f.vip, 86))
+			return
+		}
+		for range 3 {
+			for _, vip := range []netip.AddrPort{on(f.vip, 87), on(f.vip, 86)} {
+				p.see("from_pod", frame{src: client, dst: vip, proto: proto}, redirect)
+				answered(vip)
+			}
 		}
 	})
 }
@@ -320,9 +333,6 @@ func TestTaken(t *testing.T) {
 // A client that connects to the backend itself, by a port that it had for the service.
 func TestDirectAfterwards(t *testing.T) {
 	each(t, func(t *testing.T, p *path, f hosts, proto uint8) {
-		if proto == UDP {
-			t.Skip("nothing says that a UDP flow is over")
-		}
 		client, vip, backend := on(f.client, 7100), on(f.vip, 88), on(f.backend, 8080)
 		p.service(vip, proto, Frontend{}, backend)
 		p.see("from_pod", frame{src: client, dst: vip, proto: proto, flags: syn}, redirect)
@@ -331,6 +341,28 @@ func TestDirectAfterwards(t *testing.T) {
 		p.see("from_pod", frame{src: client, dst: backend, proto: proto, flags: syn}, redirect)
 		if got := p.see("from_pod", frame{src: backend, dst: client, proto: proto, flags: syn | ack}, redirect); got.src != backend {
 			t.Errorf("the answer comes from %v", got.src)
+		}
+	})
+}
+
+// Two pods that each ask the other's service by UDP, always by the port that they answer at.
+func TestEachOthersClient(t *testing.T) {
+	each(t, func(t *testing.T, p *path, f hosts, proto uint8) {
+		if proto == TCP {
+			t.Skip("a port that listens doesn't connect")
+		}
+		one, two, first, second := on(f.client, 7200), on(f.backend, 7200), on(f.vip, 97), on(f.vip, 98)
+		p.service(first, proto, Frontend{}, one)
+		p.service(second, proto, Frontend{}, two)
+		for range 3 {
+			p.see("from_pod", frame{src: one, dst: second, proto: proto}, redirect)
+			p.see("from_pod", frame{src: two, dst: first, proto: proto}, redirect)
+			if got := p.see("from_pod", frame{src: two, dst: one, proto: proto}, redirect); got.src != second {
+				t.Errorf("the answer of the second comes from %v", got.src)
+			}
+			if got := p.see("from_pod", frame{src: one, dst: two, proto: proto}, redirect); got.src != first {
+				t.Errorf("the answer of the first comes from %v", got.src)
+			}
 		}
 	})
 }
