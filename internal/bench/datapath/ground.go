@@ -24,8 +24,9 @@ type ground struct {
 }
 
 // alone runs this program again in a mount namespace of its own, and returns how that ended.
-func alone() error {
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
+func alone(ctx context.Context) error {
+	c := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
+	c.Cancel = func() error { return c.Process.Signal(unix.SIGTERM) }
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	c.Env = append(os.Environ(), inside+"=1")
 	c.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}

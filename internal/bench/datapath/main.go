@@ -88,7 +88,7 @@ func main() {
 	case os.Getuid() != 0:
 		fail(errors.New("network namespaces need root"))
 	case os.Getenv(inside) == "":
-		err := alone()
+		err := alone(ctx)
 		if exit := new(exec.ExitError); errors.As(err, &exit) { // and has said why
 			os.Exit(max(exit.ExitCode(), 1))
 		}
