@@ -25,6 +25,8 @@
 //   - Moving out. An update that takes an object away from something that goes is done before that goes.
 //   - Claims. Two objects can't have one device name, or give one parent two modes: the step that lets go of a claim
 //     (or the name of a device) comes before every step that takes it with another value.
+//   - Heirs. What takes over from another object, a map of another size, is made before that goes, and before what is in it
+//     goes.
 //   - Founders. What others on the same device rely on without naming it, addresses, is built before them: the kernel
 //     refuses a route over a gateway that no address reaches.
 //   - Adds before deletes. A delete that no other step waits for comes last, and in any case after the adds on the same

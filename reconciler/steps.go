@@ -76,6 +76,7 @@ func newGraph(changes []resource.Change) *graph {
 	for _, c := range changes {
 		g.order(c)
 	}
+	g.inherit()
 	g.claims()
 	g.found()
 	g.postpone()
@@ -143,6 +144,42 @@ func (g *graph) order(c resource.Change) {
 	for _, p := range needs(c.Before) {
 		if end, ok := g.gone[p]; ok {
 			g.wait(end, d)
+		}
+	}
+}
+
+// inherit puts heirs before the removal of those that they take over from, and of what is in these.
+func (g *graph) inherit() {
+	key := func(r resource.Resource) string {
+		if h, ok := r.(resource.Heir); ok {
+			return string(r.ID().Kind) + " " + h.Inherits()
+		}
+		return ""
+	}
+	heirs := map[string][]int{}
+	for _, c := range g.changes {
+		if k := key(c.After); k != "" && c.Action == resource.Create {
+			heirs[k] = append(heirs[k], g.built[c.ID])
+		}
+	}
+	if len(heirs) == 0 {
+		return
+	}
+	heirsOf := map[resource.ID][]int{}
+	for _, c := range g.changes {
+		if k := key(c.Before); k != "" && c.Action == resource.Delete && len(heirs[k]) > 0 {
+			heirsOf[c.ID] = heirs[k]
+		}
+	}
+	for _, c := range g.changes {
+		if c.Action != resource.Delete || c.With != nil {
+			continue
+		}
+		end := g.gone[c.ID]
+		for _, p := range append(needs(c.Before), c.ID) {
+			for _, heir := range heirsOf[p] {
+				g.wait(end, heir)
+			}
 		}
 	}
 }

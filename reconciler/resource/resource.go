@@ -124,6 +124,11 @@ func (id ID) pod() string {
 	return id.NetNS
 }
 
+// Heir is a resource that takes over what those of its kind hold that have the same key and go when it comes: a map of
+// another size. It is made before they go, and before what is in them is taken away: that would come back with what it
+// took over.
+type Heir interface{ Inherits() (key string) }
+
 // PodPrefixer is a resource that stands for a whole range of pod addresses: somebody else's addresses, routes and
 // rules inside the range are in the way of pods.
 type PodPrefixer interface {

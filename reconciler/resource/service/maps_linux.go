@@ -118,6 +118,18 @@ type tables struct {
 	known  bool
 	used   [len(bpf.MaglevClasses)]map[uint32]bool
 	lowest [len(bpf.MaglevClasses)]uint32 // none below is free
+
+	// What was observed, and what is to stay of it, until it is looked for elements of services that are about to go.
+	observed []entries
+	wanted   []Service
+	doomed   [len(bpf.MaglevClasses)][]uint32
+	robbed   map[place]bool // taken from such a service; false when it was given back since
+}
+
+// place is an element of an array.
+type place struct {
+	class   uint8
+	element uint32
 }
 
 type tablesKey struct{}
@@ -132,10 +144,11 @@ func (m *maps) tables() *tables {
 }
 
 // learn notes the elements that the frontends refer to. An element that two refer to is the first one's.
-func (t *tables) learn(all []entries) {
+func (t *tables) learn(all []entries, wanted []Service) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forget()
+	t.observed, t.wanted = all, wanted
 	for i := range all {
 		e := &all[i]
 		if c := int(e.frontend.Class); e.hasTable() && c < len(t.used) {
@@ -147,10 +160,39 @@ func (t *tables) learn(all []entries) {
 
 func (t *tables) forget() {
 	t.known = true
+	t.robbed = map[place]bool{}
+	t.observed, t.wanted = nil, nil
 	for i := range t.used {
+		t.doomed[i] = nil
 		t.used[i] = map[uint32]bool{}
 		t.lowest[i] = 0
 	}
+}
+
+// rob takes an element from a service that nobody wants any more: deletes come last in an apply. Until then its clients
+// find backends of its own by somebody else's table.
+func (t *tables) rob(class uint8, limit uint32) (element uint32, ok bool) {
+	if len(t.observed) > 0 {
+		stays := make(map[uint64]bool, len(t.wanted))
+		for i := range t.wanted {
+			w := &t.wanted[i]
+			stays[HashID(w.Address, w.Port, w.Protocol)] = true
+		}
+		for i := range t.observed {
+			if e := &t.observed[i]; e.owns && !stays[e.service] {
+				t.doomed[e.frontend.Class] = append(t.doomed[e.frontend.Class], e.frontend.Table)
+			}
+		}
+		t.observed, t.wanted = nil, nil
+	}
+	for i, element := range t.doomed[class] {
+		if _, gone := t.robbed[place{class, element}]; element < limit && !gone {
+			t.doomed[class] = t.doomed[class][i+1:]
+			t.robbed[place{class, element}] = true
+			return element, true
+		}
+	}
+	return 0, false
 }
 
 // take reserves a free element of a class, until done.
@@ -163,10 +205,7 @@ func (m *maps) take(class uint8) (uint32, error) {
 	if len(arrays) == 0 {
 		return 0, fmt.Errorf("there is no BPF map %s in %s", arrayName(class), m.h.BPFPath(host.BPFMapFolder))
 	}
-	limit := arrays[0].MaxEntries()
-	for _, a := range arrays {
-		limit = min(limit, a.MaxEntries())
-	}
+	limit := last(arrays).MaxEntries()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.known {
@@ -191,6 +230,10 @@ func (m *maps) take(class uint8) (uint32, error) {
 			}
 		}
 		if t.taken == 0 {
+			if element, ok := t.rob(class, limit); ok {
+				t.taken++
+				return element, nil
+			}
 			return 0, fmt.Errorf("all %d Maglev tables of %s are in use", limit, arrayName(class))
 		}
 		t.free.Wait() // an update gives one back for one that it takes
@@ -214,7 +257,13 @@ func (m *maps) give(class uint8, element uint32) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.known {
+	if !t.known {
+		return
+	}
+	at := place{class, element}
+	robbed := t.robbed[at]
+	t.robbed[at] = false
+	if !robbed { // else somebody has it already
 		delete(t.used[class], element)
 		t.lowest[class] = min(t.lowest[class], element)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 
@@ -26,7 +27,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		return nil, nil, err
 	}
 	ids := m.ids()
-	if owned, err = m.services(all, ids); err != nil {
+	if owned, err = m.services(all, ids, wanted); err != nil {
 		return nil, nil, err
 	}
 	adopt(owned, wanted)
@@ -172,9 +173,10 @@ func (b *bag[T]) sort(d *dumped, compare func(a, b T) int) (sorted []T, ends []i
 }
 
 // services decodes all that was dumped, on every processor, and learns which elements hold tables.
-func (m *maps) services(d *dumped, ids []resource.ID) ([]Service, error) {
-	m.tables().learn(d.services)
+func (m *maps) services(d *dumped, ids []resource.ID, wanted []Service) ([]Service, error) {
+	m.tables().learn(d.services, wanted)
 	owned := make([]Service, len(d.services))
+	room := m.room()
 	var g errgroup.Group
 	part := max(256, (len(owned)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
 	for start := 0; start < len(owned); start += part {
@@ -201,6 +203,9 @@ func (m *maps) services(d *dumped, ids []resource.ID) ([]Service, error) {
 					continue
 				}
 				s.Frontend, s.Broken = e.decode(backends)
+				if e.table && e.frontend.Table >= room[e.frontend.Class] {
+					e.table, s.Broken = false, "Maglev table is behind the end of a smaller map" // which takes over
+				}
 				backends = backends[:len(backends)+len(s.Backends)]
 			}
 			return nil
@@ -226,6 +231,19 @@ func (m *maps) readTable(e *entries, element []byte) ([]byte, error) {
 	}
 	e.table = e.checkTable(element)
 	return element, nil
+}
+
+// room is how many Maglev tables of each class the wanted maps have a place for.
+func (m *maps) room() (most [len(bpf.MaglevClasses)]uint32) {
+	for class := range most {
+		most[class] = math.MaxUint32
+		for _, id := range m.names {
+			if base, _, entries, ok := bpf.ParseMapName(id.Name); ok && base == arrayName(uint8(class)) {
+				most[class] = uint32(entries)
+			}
+		}
+	}
+	return most
 }
 
 // adopt gives what has no frontend to the wanted service that it is the beginning or the end of.

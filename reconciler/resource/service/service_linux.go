@@ -123,7 +123,8 @@ func (m *maps) read(s Service) (*entries, error) {
 	return e, nil
 }
 
-// put writes one entry into all maps of a name; the observed one is the last. What is made anew must not be there.
+// put writes one entry into all maps of a name; the observed one is the last, and has to have room for it. Where another
+// one hasn't, that is about to go. What is made anew must not be there.
 func (m *maps) put(maps []host.BPFMap, base, announce string, key, value unsafe.Pointer, anew bool) error {
 	if len(maps) == 0 {
 		return fmt.Errorf("there is no BPF map %s in %s", base, m.h.BPFPath(host.BPFMapFolder))
@@ -132,10 +133,13 @@ func (m *maps) put(maps []host.BPFMap, base, announce string, key, value unsafe.
 	if anew && len(maps) == 1 {
 		how = ebpf.UpdateNoExist // of two, the first may have been written before a crash
 	}
-	for _, b := range maps {
+	for i, b := range maps {
 		m.h.Wrote(announce, m.label)
-		switch err := b.Update(key, value, how); {
-		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
+		err := b.Update(key, value, how)
+		full := errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC)
+		switch {
+		case full && i < len(maps)-1:
+		case full:
 			return fmt.Errorf("map %s is full: set a larger tuning.maps.services: %w", b.Name, err)
 		case err != nil:
 			return fmt.Errorf("write to map %s: %w", b.Name, err)
