@@ -24,7 +24,14 @@ func manyPods(t *testing.T, pods int) *lab.Lab {
 import "list"
 nodes: "edge-1": podCIDRs: ["10.0.0.0/16", "fd00:10::/64"]
 podDefaults: attach: "veth"
-pods: {for i in list.Range(0, %d, 1) {"p\(i)": {}}}
+pods: {for i in list.Range(0, %d, 1) {"p\(i)": labels: app: "web"}}
+services: {for i in list.Range(0, 5, 1) {"s\(i)": {
+	addresses: ["10.96.0.\(i+1)", "fd00:96::\(i+1)"]
+	ports: {http: port: 80, dns: {port: 53, protocol: "UDP"}}
+	selector: app: "web"
+	algorithm: ["random", "round-robin", "maglev"][mod(i, 3)]
+	affinity: timeout: "1h"
+}}}
 `, pods)
 	if err := os.WriteFile(filepath.Join(dir, "plumb.cue"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)

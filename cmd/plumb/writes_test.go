@@ -23,7 +23,7 @@ var harmless = []*regexp.Regexp{
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=0x[1-7][26ae] /\* NLMSG_\?\?\? \*/`),
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=netdev, [^}]*}, "\\x01\\x01`),
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=nlctrl, [^}]*}, "\\x03`),
-	regexp.MustCompile(`^bpf\(BPF_(OBJ_GET|MAP_LOOKUP|PROG_GET|MAP_GET|LINK_GET|BTF_GET|OBJ_GET_INFO|MAP_LOOKUP_BATCH)\w*,`),
+	regexp.MustCompile(`^bpf\(BPF_(OBJ_GET|MAP_LOOKUP|PROG_GET|PROG_QUERY|MAP_GET|LINK_GET|BTF_GET|OBJ_GET_INFO|MAP_LOOKUP_BATCH)\w*,`),
 	// What people read, pipes between plumb and its evaluator, and the runtime's own wake-ups.
 	regexp.MustCompile(`^p?write(v|64)?\((1|2)<`),
 	regexp.MustCompile(`^p?write(v|64)?\(\d+<(pipe:|anon_inode:\[eventfd\]|/dev/null|/dev/pts|socket:|UNIX)`),
