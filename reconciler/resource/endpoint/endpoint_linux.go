@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
@@ -71,12 +72,17 @@ func write(h *host.Host, from, to Endpoint) error {
 		if len(pins) == 0 {
 			return fmt.Errorf("there is no pinned map of %s: %w", base, fs.ErrNotExist)
 		}
+		wanted := wantedMap(base, []Endpoint{to})
 		for _, m := range pins {
 			if there, err := m.LookupBytes(key); err == nil && bytes.Equal(there, values[base]) {
 				continue
 			}
 			h.Wrote("write %s of %s into %s", name, to.ID(), m.Name)
-			if err := m.Put(key, values[base]); err != nil {
+			err := m.Put(key, values[base])
+			if errors.Is(err, unix.E2BIG) && wanted != "" && m.Name != wanted {
+				continue // an old one, which is about to go
+			}
+			if err != nil {
 				return fmt.Errorf("write %s into map %s: %w", name, m.Name, err)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
@@ -274,6 +275,23 @@ func TestTwoMaps(t *testing.T) {
 		if err := entries.Err(); err != nil || n != want {
 			t.Errorf("%s has %d entries, want %d (%v)", m.Name, n, want, err)
 		}
+	}
+}
+
+// A pod is told to the map that is wanted, also where the one before it is full.
+func TestGrow(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	full, err := bpf.NewMap("endpoints", 1)
+	pin(t, h, "endpoints.v1.1", full, err)
+	w := sample("web", "10.0.0.10", "fd00::10")
+	converge(t, h, w) // the old map takes one of the two
+	if f := fields(t, h, w); len(f) > 0 {
+		t.Errorf("differs: %v", f)
+	}
+	w.Maps = maps("endpoints.v1.1", "macs.v1.4096", "namespaces.v1.4096")
+	if err := (endpoint.Ops{}).Create(t.Context(), h, w); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("the wanted map has no room, and the error is %v", err)
 	}
 }
 
