@@ -154,7 +154,7 @@ func (b *builder) sayMapSizes(used map[string]resource.ID) {
 	if b.set.Host != nil {
 		share = fmt.Sprintf("%g of %s of memory for what is learnt (%s)", settings.Ratio, mebibytes(b.set.Host.MemoryBytes), strings.Join(learnt, ", "))
 	}
-	reason := fmt.Sprintf("when they are full; %s; room for %d services", share, settings.Services)
+	reason := fmt.Sprintf("at most, with all maps full; %s; room for %d services", share, settings.Services)
 	wanted := "auto"
 	if b.cfg.Tuning.Maps != b.node.Tuning.Maps || b.cfg.Tuning.Maps != (schema.Maps{}) {
 		wanted = fmt.Sprintf("ratio %g, services %d", settings.Ratio, settings.Services)
