@@ -413,3 +413,20 @@ func TestTrafficSurvivesKills(t *testing.T) {
 		})
 	}
 }
+
+// ask makes one connection from a pod, and is answered.
+func (tr *traffic) ask(t *testing.T, pod, to string) {
+	t.Helper()
+	var c net.Conn
+	if err := tr.in(pod).Do(func() (err error) { c, err = net.DialTimeout("tcp", to, patience); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := []byte("hello")
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(b); err != nil || string(b) != "hello" {
+		t.Fatalf("the answer is %q: %v", b, err)
+	}
+}
