@@ -1,12 +1,14 @@
 package resource
 
+import "slices"
+
 // MaxSlots is how many slots weights may take. A frontend of more backends has one for each.
 const MaxSlots = 1024
 
 // Slots spreads what is new over backends by their weights: every slot is the index of a backend, and picking any slot
 // with equal chance, or one after the other, gives each its share. Backends that get nothing new have none. Weights are
 // divided by what they have in common, and one backend's slots are spread evenly between those of the others. Where that
-// takes more than MaxSlots, weights are scaled down to about as many, and each backend keeps at least one.
+// takes more than MaxSlots, weights are scaled down to as many or one for each backend, whichever is more.
 func Slots(backends []Backend) []int { return spread(backends, MaxSlots) }
 
 func spread(backends []Backend, limit int) []int {
@@ -33,6 +35,15 @@ func spread(backends []Backend, limit int) []int {
 			weights[i] = w / common
 		}
 		scaled += weights[i]
+	}
+	// Rounding up, and those that would have none, made too many: the heaviest miss one least.
+	for scaled > limit {
+		heaviest := slices.Index(weights, slices.Max(weights))
+		if weights[heaviest] == 1 {
+			break
+		}
+		weights[heaviest]--
+		scaled--
 	}
 
 	// Each turn everybody earns its weight, and the richest pays the whole round for the slot.

@@ -17,7 +17,7 @@ func TestSlots(t *testing.T) {
 		"interleaved": {weights: []int{4, 2, 2}, want: []int{0, 1, 2, 0}},
 		"nothing new": {weights: []int{0, 3, -1}, want: []int{1}},
 		"nobody":      {weights: []int{0, -1}},
-		"scaled":      {weights: []int{1000, 3000, 1}, limit: 4, want: []int{1, 0, 1, 2, 1}},
+		"scaled":      {weights: []int{1000, 3000, 1}, limit: 4, want: []int{1, 0, 2, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var backends []Backend
@@ -32,5 +32,27 @@ func TestSlots(t *testing.T) {
 				t.Errorf("slots %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// However weights are, they take no more slots than there may be, and each backend has one.
+func TestMaxSlots(t *testing.T) {
+	for _, c := range []struct{ weights, want []int }{
+		{[]int{65535, 1}, []int{1023, 1}},
+		{[]int{1, 65535, 1, 65535}, []int{1, 511, 1, 511}},
+		{[]int{1000, 1001, 1003}, []int{341, 341, 342}},
+		{append([]int{2}, slices.Repeat([]int{1}, 1029)...), slices.Repeat([]int{1}, 1030)},
+	} {
+		var backends []Backend
+		for _, w := range c.weights {
+			backends = append(backends, Backend{Weight: w, State: Active})
+		}
+		got := make([]int, len(c.weights))
+		for _, i := range Slots(backends) {
+			got[i]++
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%v", got)
+		}
 	}
 }
