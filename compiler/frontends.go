@@ -50,6 +50,9 @@ func (b *builder) settleServices() {
 	}
 }
 
+// takesClients reports whether new clients are sent to the backend.
+func takesClients(b resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }
+
 // few lists names, or how many there are more.
 func few(names []string) string {
 	const most = 5
@@ -90,7 +93,7 @@ func (b *builder) settleService(s *service) (answered bool) {
 		for _, v6 := range []bool{false, true} {
 			if speaks[v6] {
 				lists[v6] = b.backendList(s, p, v6)
-				answered = answered && len(lists[v6]) > 0
+				answered = answered && slices.ContainsFunc(lists[v6], takesClients)
 			}
 		}
 		from := field(s.path+".ports", p.name)
