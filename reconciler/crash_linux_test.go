@@ -2,8 +2,10 @@ package reconciler_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -191,9 +193,21 @@ func TestRealKill(t *testing.T) {
 	}
 	want := dump(t, o, keys)
 	destroy(t, o)
-	step := 9
+	set, err := probed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := filepath.Join(t.TempDir(), "features.json")
+	if err := os.WriteFile(known, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	step := 17
 	if testing.Short() {
-		step = 27
+		step = 61
 	}
 	for n := 2; ; n += step {
 		dir := t.TempDir()
@@ -205,7 +219,7 @@ func TestRealKill(t *testing.T) {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestRealKill$")
 		cmd.ExtraFiles = []*os.File{root}
 		cmd.Env = append(os.Environ(), "PLUMB_TEST_KILL="+dir, "PLUMB_TEST_KILL_AT="+strconv.Itoa(n), "PLUMB_TEST_RUN="+o.RunDir,
-			"PLUMB_TEST_NETNS="+o.NetNSDir, "PLUMB_TEST_BPFFS="+o.BPFFS, "PLUMB_TEST_CGROUP="+o.Cgroup)
+			"PLUMB_TEST_NETNS="+o.NetNSDir, "PLUMB_TEST_FEATURES="+known, "PLUMB_TEST_BPFFS="+o.BPFFS, "PLUMB_TEST_CGROUP="+o.Cgroup)
 		out, err := cmd.CombinedOutput()
 		root.Close()
 		status, _ := cmd.ProcessState.Sys().(interface{ Signaled() bool })
