@@ -42,10 +42,12 @@ func (t table) apply(ctx context.Context, h *host.Host, p *resource.Plan, opt Ap
 		return nil
 	}
 	g := newGraph(p.Changes)
-	if _, circle := g.sorted(); circle != nil {
+	first := newReady(g)
+	if !first.ends() {
+		_, circle := g.sorted()
 		return g.circleError(circle)
 	}
-	r := &run{kinds: t, host: h, g: g, opt: opt, ready: newReady(g), left: len(g.steps), cause: make([]*ChangeError, len(g.steps))}
+	r := &run{kinds: t, host: h, g: g, opt: opt, ready: first, left: len(g.steps), cause: make([]*ChangeError, len(g.steps))}
 	r.wake.L = &r.mu
 	for _, s := range g.steps {
 		if g.finishes(s) {

@@ -3,10 +3,12 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/netns"
 )
 
@@ -40,5 +42,18 @@ func TestFinish(t *testing.T) {
 	}
 	if ends != 1 {
 		t.Errorf("finished %d times", ends)
+	}
+}
+
+// A plan whose steps wait for each other touches nothing; no plan of Diff is like that, but one in a file may be.
+func TestCircle(t *testing.T) {
+	k := newFake()
+	p := &resource.Plan{}
+	for _, l := range []link.Link{{Name: "a", Parent: "b"}, {Name: "b", Parent: "a"}, {Name: "c"}} {
+		p.Changes = append(p.Changes, resource.Change{ID: l.ID(), Action: resource.Create, After: l})
+	}
+	err := k.table().apply(t.Context(), &host.Host{}, p, ApplyOptions{})
+	if err == nil || !strings.Contains(err.Error(), "wait for each other: link ") || len(k.calls) > 0 {
+		t.Errorf("error %v after %d calls", err, len(k.calls))
 	}
 }

@@ -418,6 +418,19 @@ func newReady(g *graph) *ready {
 	return r
 }
 
+// ends reports whether all steps become possible in time: no circle of them wait for each other. It takes none.
+func (r *ready) ends() bool {
+	missing, possible := slices.Clone(r.missing), slices.Clone(r.heap)
+	for i := 0; i < len(possible); i++ {
+		for _, n := range r.next[possible[i]] {
+			if missing[n]--; missing[n] == 0 {
+				possible = append(possible, n)
+			}
+		}
+	}
+	return len(possible) == len(missing)
+}
+
 // take removes the next step.
 func (r *ready) take() int {
 	s := heap.Pop(r).(int)
