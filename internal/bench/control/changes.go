@@ -119,7 +119,7 @@ func (c *child) converge(ctx context.Context, h *host.Host, state resource.State
 	runtime.GC()
 	note := func(name string, start time.Time, cpu time.Duration) {
 		c.add(name+", ms", ms(time.Since(start)))
-		c.add(name+", ms of processor", ms(processor()-cpu))
+		c.add(name+byProcessor, ms(processor()-cpu))
 	}
 	start, cpu := time.Now(), processor()
 	o, err := reconciler.Observe(ctx, h, state)

@@ -75,7 +75,7 @@ func (c *child) command(name string, args ...string) (out []byte, u *syscall.Rus
 	}
 	u = cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	c.add(name+", ms", ms(took))
-	c.add(name+", ms of processor", float64(u.Utime.Nano()+u.Stime.Nano())/1e6)
+	c.add(name+byProcessor, float64(u.Utime.Nano()+u.Stime.Nano())/1e6)
 	return buf.Bytes(), u, nil
 }
 
