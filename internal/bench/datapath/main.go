@@ -31,6 +31,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -147,12 +148,20 @@ func (o options) measure(ctx context.Context, g *ground, attach string) (err err
 		return err
 	}
 	start := time.Now()
-	for round := range o.rounds + 1 {
-		if round == 1 { // the first one has filled caches and met every port for the first time
-			for _, l := range lanes {
-				clear(l.figures)
-			}
+	// A first round fills caches and meets every port for the first time. It doesn't count, and shows what doesn't work at all.
+	for _, l := range slices.Clone(lanes) {
+		if err := l.measure(o); err != nil {
+			fmt.Printf("%s doesn't work with %s, and is left out: %v\n", l.name, attach, err)
+			_ = l.close() // its client was killed for not coming back
+			lanes = slices.DeleteFunc(lanes, func(other *lane) bool { return other == l })
+			continue
 		}
+		clear(l.figures)
+	}
+	if len(lanes) == 0 {
+		return errors.New("nothing works")
+	}
+	for round := range o.rounds {
 		for i := range lanes {
 			l := lanes[(round+i)%len(lanes)]
 			if ctx.Err() != nil {
