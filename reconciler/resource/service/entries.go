@@ -292,6 +292,16 @@ const tableHeader = 16
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// arrayNames are the maps of Maglev tables, by class.
+var arrayNames = func() (names [len(bpf.MaglevClasses)]string) {
+	for class := range names {
+		names[class] = bpf.MaglevMap(class)
+	}
+	return names
+}()
+
+func arrayName(class uint8) string { return arrayNames[class] }
+
 // elementSize is the size of the elements of a class, in bytes.
 func elementSize(class uint8) int { return int(bpf.Layouts[arrayName(class)].Value) }
 

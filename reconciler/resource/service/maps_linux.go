@@ -100,15 +100,6 @@ func (m *maps) arrays(class uint8) ([]host.BPFMap, error) {
 	return m.find(arrayName(class))
 }
 
-func arrayName(class uint8) string { return arrayNames[class] }
-
-var arrayNames = func() (names [len(bpf.MaglevClasses)]string) {
-	for i, slots := range bpf.MaglevClasses {
-		names[i] = fmt.Sprintf("maglev_%ds", slots)
-	}
-	return names
-}()
-
 // tables tells which elements of the arrays of Maglev tables are in use. Every Observe learns it anew; what is taken
 // and given back in between is marked here, so that services changed at the same time don't get the same.
 type tables struct {
