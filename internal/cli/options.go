@@ -43,7 +43,6 @@ type Options struct {
 const (
 	DefaultRunDir   = "/run/plumb"
 	DefaultStateDir = "/var/lib/plumb"
-	DefaultBPFFS    = "/sys/fs/bpf"
 )
 
 // Check refuses flags that make no sense.

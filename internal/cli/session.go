@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,13 +35,8 @@ func (o *Options) openHost(node string) (*host.Host, error) {
 	if strings.ContainsAny(node, "/\x00") || node == "." || node == ".." {
 		return nil, fmt.Errorf("%q can't be the name of a node", node)
 	}
-	bpffs, cgroup := o.BPFFS, o.Cgroup
+	bpffs, cgroup := cmp.Or(o.BPFFS, host.BPFFSMount), o.Cgroup
 	var err error
-	if bpffs == "" {
-		if bpffs, err = host.MountOr("bpf", DefaultBPFFS); err != nil {
-			return nil, err
-		}
-	}
 	if cgroup == "" {
 		if cgroup, err = host.MountOr("cgroup2", ""); err != nil {
 			return nil, err

@@ -53,11 +53,18 @@ func (h *Host) BPFNames(elem ...string) ([]string, error) {
 	return names, nil
 }
 
-// NeedBPFFS fails where the node's folder wouldn't be on a BPF file system: pins can be kept nowhere else.
+// NeedBPFFS fails where the node's folder wouldn't be on a BPF file system, not even once plumb has mounted one: pins can
+// be kept nowhere else.
 func (h *Host) NeedBPFFS() error {
+	_, err := h.lacksBPFFS()
+	return err
+}
+
+// lacksBPFFS reports whether a BPF file system has still to be mounted for the node's folder. It fails where plumb can't.
+func (h *Host) lacksBPFFS() (bool, error) {
 	dir := h.BPFFS
 	if dir == "" {
-		return errors.New("keep eBPF objects: no folder of a BPF file system is given")
+		return false, errors.New("keep eBPF objects: no folder of a BPF file system is given")
 	}
 	for {
 		var st unix.Statfs_t
@@ -67,15 +74,40 @@ func (h *Host) NeedBPFFS() error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("look for the BPF file system at %s: %w", dir, err)
+			return false, fmt.Errorf("look for the BPF file system at %s: %w", dir, err)
 		}
 		if uint32(st.Type) == unix.BPF_FS_MAGIC {
-			return nil
+			return false, nil
 		}
-		mount := filepath.Dir(filepath.Dir(h.BPFFS)) // MOUNT/plumb/NODE
-		return fmt.Errorf("keep eBPF objects below %s: no BPF file system is mounted there: mount -t bpf bpf %s, "+
+		mount := h.bpffsMount()
+		if dir == mount && mount == BPFFSMount {
+			return true, nil
+		}
+		return false, fmt.Errorf("keep eBPF objects below %s: no BPF file system is mounted there: mount -t bpf bpf %s, "+
 			"or name the mount by --bpffs", h.BPFFS, mount)
 	}
+}
+
+// BPFFSMount is where the BPF file system is mounted on most machines.
+const BPFFSMount = "/sys/fs/bpf"
+
+// bpffsMount is the mount that the node's folder is below: MOUNT/plumb/NODE.
+func (h *Host) bpffsMount() string { return filepath.Dir(filepath.Dir(h.BPFFS)) }
+
+// mountBPFFS mounts the BPF file system in its usual place where nobody has, as tc and bpftool do. Others may use it from
+// then on, so it stays.
+func (h *Host) mountBPFFS() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	lacks, err := h.lacksBPFFS()
+	if err != nil || !lacks {
+		return err
+	}
+	h.Wrote("mount the BPF file system at %s", BPFFSMount)
+	if err := unix.Mount("bpf", BPFFSMount, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
+		return fmt.Errorf("mount the BPF file system at %s: %w", BPFFSMount, err)
+	}
+	return nil
 }
 
 // MakeBPFFolder makes a folder of the BPF file system, and those above it, for root alone.
@@ -84,7 +116,7 @@ func (h *Host) MakeBPFFolder(elem ...string) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
-	if err := h.NeedBPFFS(); err != nil {
+	if err := h.mountBPFFS(); err != nil {
 		return err
 	}
 	h.Wrote("mkdir %s", dir)
