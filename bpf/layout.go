@@ -81,7 +81,7 @@ type FrontendKey struct {
 	Addr  Address
 	Port  Port
 	Proto uint8
-	_     uint8
+	Pad   uint8 // 0
 }
 
 // Frontend is a service, as its clients see it.
@@ -101,7 +101,7 @@ type Frontend struct {
 type SlotKey struct {
 	Service uint64
 	Slot    uint32
-	_       uint32
+	Pad     uint32 // 0
 }
 
 // Backend answers for a service.

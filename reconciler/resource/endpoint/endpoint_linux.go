@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -144,6 +145,9 @@ func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err
 	case isMAC:
 		hw, err := net.ParseMAC(mac)
 		return macs, append(hw, 0, 0), err
+	case strings.HasPrefix(name, oddPrefix):
+		key, err := hex.DecodeString(name[len(oddPrefix):])
+		return macs, key, err
 	case name == namespace:
 		ns, err := h.NS(e.NetNS)
 		if err != nil {

@@ -231,6 +231,53 @@ func TestNobodys(t *testing.T) {
 	converge(t, h)
 }
 
+// Entries that nothing reads go too, whatever their keys look like.
+func TestJunk(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	web := sample("web", "10.0.0.10")
+	web.Attach, web.Dev = "macvlan", "eth0"
+	converge(t, h, web)
+	for _, k := range []struct {
+		base string
+		key  []byte
+	}{
+		{"endpoints", []byte{15: 0}},
+		{"endpoints", []byte{10: 0xff, 11: 0xff, 15: 0xab}},
+		{"endpoints", []byte{12: 10, 14: 0, 15: 10}}, // ::10.0.0.10, which isn't 10.0.0.10
+		{"endpoints", []byte{0xfe, 0x80, 15: 0xab}},
+		{"macs", []byte{7: 0xab}},
+		{"macs", []byte{2, 0, 0, 0, 0, 1, 1, 0}}, // the pod's, with padding
+		{"macs", []byte{0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab}},
+		{"namespaces", []byte{7: 0}},
+		{"namespaces", []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}},
+	} {
+		maps, err := h.BPFMaps(k.base)
+		if err != nil || len(maps) != 1 {
+			t.Fatal(maps, err)
+		}
+		m := maps[0]
+		value := make([]byte, m.ValueSize())
+		for i := range value {
+			value[i] = 0xab
+		}
+		if err := m.Put(k.key, value); err != nil {
+			t.Fatal(err)
+		}
+		converge(t, h, web)
+		if there, err := h.BPFMaps(k.base); err != nil {
+			t.Fatal(err)
+		} else if v, err := there[0].LookupBytes(k.key); err != nil || v != nil {
+			t.Errorf("%s: % x is still there (%v)", k.base, k.key, err)
+		}
+		n := h.Writes()
+		converge(t, h, web)
+		if h.Writes() != n {
+			t.Errorf("%s: % x: wrote again", k.base, k.key)
+		}
+	}
+}
+
 // An address that goes from one pod to another stays through it: the first one's update doesn't take it away.
 func TestAddressMoves(t *testing.T) {
 	h := kindtest.Root(t)

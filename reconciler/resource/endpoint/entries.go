@@ -11,11 +11,13 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Names of entries: an address, "mac 02:00:00:00:00:01", "namespace" of the pod, "cookie 17" of nobody.
+// Names of entries: an address, "mac 02:00:00:00:00:01", "namespace" of the pod, "cookie 17" of nobody, "padded
+// 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
 const (
 	namespace    = "namespace"
 	macPrefix    = "mac "
 	cookiePrefix = "cookie "
+	oddPrefix    = "padded "
 )
 
 // known is the text of a namespace's entry.

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -42,6 +43,10 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 		o.left[k.Addr().String()] = entry{text(AttachName(v.Attach), dev, v.MAC.String(), v.HostMAC.String()), dev}
 	}
 	for k, index := range senders {
+		if k[6] != 0 || k[7] != 0 {
+			o.left[oddPrefix+hex.EncodeToString(k[:])] = entry{"dev " + o.device(index), ""}
+			continue
+		}
 		o.left[macPrefix+net.HardwareAddr(k[:6]).String()] = entry{"dev " + o.device(index), ""}
 	}
 	if err := o.cookies(h, all, cookies); err != nil {

@@ -19,8 +19,12 @@ import (
 // their own, but for those of a wanted service: they are its beginning.
 func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, foreign []Service, err error) {
 	m, err := open(h, named(wanted))
-	if err != nil || m.none() {
+	if err != nil {
 		return nil, nil, err
+	}
+	if m.none() {
+		m.tables().unknown()
+		return nil, nil, nil
 	}
 	all, err := m.dump(wanted)
 	if err != nil {
@@ -31,6 +35,9 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		return nil, nil, err
 	}
 	adopt(owned, wanted)
+	if len(all.junk.frontends)+len(all.junk.slots) > 0 {
+		owned = append(owned, Service{Leftover: "entries that nothing reads", Maps: ids, junk: &all.junk})
+	}
 	stale, err := m.stale(all)
 	if err != nil {
 		return nil, nil, err
@@ -63,6 +70,7 @@ func named(wanted []Service) (names []resource.ID) {
 type dumped struct {
 	services []entries
 	index    map[uint64]int32 // by id
+	junk     junk
 }
 
 // of is the place of a service; one that has no frontend gets one.
@@ -87,9 +95,14 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 		frontends = make([]entries, 0, len(wanted))
 		slots     = bag[slot]{make([]uint64, 0, backends), make([]slot, 0, backends)}
 		members   bag[member]
+		odd       junk
 	)
 	g.Go(func() error {
 		err := each(m.frontends, func(k bpf.FrontendKey, v bpf.Frontend) {
+			if k.Pad != 0 {
+				odd.frontends = append(odd.frontends, k)
+				return
+			}
 			id := hashID(k.Addr, k.Port, k.Proto)
 			frontends = append(frontends, entries{service: id, key: k, there: true, frontend: v})
 		})
@@ -97,6 +110,10 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 	})
 	g.Go(func() error {
 		err := each(m.slots, func(k bpf.SlotKey, v bpf.Backend) {
+			if k.Pad != 0 {
+				odd.slots = append(odd.slots, k)
+				return
+			}
 			slots.add(k.Service, slot{k.Slot, v})
 		})
 		return wrap(err, "slots")
@@ -110,7 +127,7 @@ func (m *maps) dump(wanted []Service) (*dumped, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	d := &dumped{services: frontends, index: make(map[uint64]int32, len(frontends))}
+	d := &dumped{services: frontends, index: make(map[uint64]int32, len(frontends)), junk: odd}
 	for i := range frontends {
 		d.index[frontends[i].service] = int32(i)
 	}

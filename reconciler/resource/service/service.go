@@ -40,6 +40,7 @@ type Service struct {
 	Leftover string `json:",omitempty"`
 	held     *entries
 	stale    []pair
+	junk     *junk
 }
 
 // pair is one backend of one service, by their ids; backend 0 is all of them.

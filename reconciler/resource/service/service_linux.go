@@ -12,6 +12,7 @@ import (
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // Create implements reconciler.Ops.
@@ -62,12 +63,16 @@ func (Ops) Delete(_ context.Context, h *host.Host, s Service) error {
 	if m.none() {
 		return nil // the maps are gone, and all in them
 	}
-	old := s.held
-	if old == nil {
-		old, err = m.read(s)
-	}
-	if err == nil {
-		err = m.change(s.ID(), old, &entries{service: old.service, key: old.key})
+	if s.junk != nil {
+		err = m.dropJunk(s.ID(), s.junk)
+	} else {
+		old := s.held
+		if old == nil {
+			old, err = m.read(s)
+		}
+		if err == nil {
+			err = m.change(s.ID(), old, &entries{service: old.service, key: old.key})
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", s.ID(), err)
@@ -159,6 +164,22 @@ func (m *maps) drop(maps []host.BPFMap, announce string, key unsafe.Pointer) err
 	return nil
 }
 
+// dropJunk removes exactly these keys.
+func (m *maps) dropJunk(id resource.ID, j *junk) error {
+	m.label = id
+	for i := range j.frontends {
+		if err := m.drop(m.frontends, "delete one of %s", unsafe.Pointer(&j.frontends[i])); err != nil {
+			return err
+		}
+	}
+	for i := range j.slots {
+		if err := m.drop(m.slots, "delete one of %s", unsafe.Pointer(&j.slots[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // elements are buffers for Maglev tables.
 var elements = sync.Pool{New: func() any { return new([]byte) }}
 
@@ -168,8 +189,9 @@ func (m *maps) writeTable(e *entries) (element uint32, err error) {
 	if element, err = m.take(class); err != nil {
 		return 0, err
 	}
+	written := false
 	defer func() {
-		if err != nil {
+		if !written { // also where a panic comes through: others may wait for it
 			m.give(class, element)
 			m.done()
 		}
@@ -186,5 +208,7 @@ func (m *maps) writeTable(e *entries) (element uint32, err error) {
 		*buf = (*buf)[:n]
 	}
 	e.buildTable(*buf)
-	return element, m.put(arrays, arrayName(class), "put the table of %s", unsafe.Pointer(&element), unsafe.Pointer(&(*buf)[0]), false)
+	err = m.put(arrays, arrayName(class), "put the table of %s", unsafe.Pointer(&element), unsafe.Pointer(&(*buf)[0]), false)
+	written = err == nil
+	return element, err
 }
