@@ -149,8 +149,17 @@ func (t *tables) learn(all []entries, wanted []Service) {
 	}
 }
 
+// unknown makes whoever takes one look first.
+func (t *tables) unknown() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget()
+	t.known = false
+}
+
 func (t *tables) forget() {
 	t.known = true
+	t.taken = 0 // whoever took one and never was done is dead: nothing is written while it is observed
 	t.robbed = map[place]bool{}
 	t.observed, t.wanted = nil, nil
 	for i := range t.used {
@@ -236,7 +245,7 @@ func (m *maps) done() {
 	t := m.tables()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.taken--
+	t.taken = max(0, t.taken-1)
 	t.free.Broadcast()
 }
 

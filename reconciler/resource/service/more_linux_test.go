@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -242,6 +243,54 @@ func TestFull(t *testing.T) {
 				t.Errorf("left over %v, %v", owned, err)
 			}
 		})
+	}
+}
+
+// An apply that broke off in the middle of a write leaves no table that the next one, on the same host, waits for.
+func TestBrokenOff(t *testing.T) {
+	a, b := backend("10.0.0.1:80", 1, resource.Active), backend("10.0.0.2:80", 1, resource.Active)
+	first, second := frontend("10.96.0.1:80", "TCP", resource.Maglev, a, b), frontend("10.96.0.2:80", "TCP", resource.Maglev, a, b)
+	h := kindtest.Root(t)
+	mapsOf(t, h, map[string]int{"frontends": 64, "slots": 64, "members": 1, "maglev_2039s": 1})
+	next := func(what string, desired ...Service) error {
+		end := make(chan error, 1)
+		go func() { end <- apply(h, desired, asTheyCome) }()
+		select {
+		case err := <-end:
+			return err
+		case <-time.After(20 * time.Second):
+			t.Fatalf("killed before %q, the next apply waits for ever", what)
+			return nil
+		}
+	}
+	for n := 1; ; n++ {
+		start, killedAt := h.Writes(), ""
+		h.OnWrite = func(i int, what string) {
+			if i == start+n {
+				killedAt = what
+				panic(killed{})
+			}
+		}
+		func() {
+			defer func() {
+				if p := recover(); p != nil && p != (killed{}) {
+					panic(p)
+				}
+			}()
+			if err := apply(h, []Service{first}, asTheyCome); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		h.OnWrite = nil
+		if killedAt == "" {
+			return
+		}
+		if err := next(killedAt, first, second); err == nil || !strings.Contains(err.Error(), "all 1 Maglev tables") {
+			t.Errorf("killed before %q: %v", killedAt, err)
+		}
+		if err := next(killedAt); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
