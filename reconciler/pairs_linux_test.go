@@ -19,9 +19,9 @@ import (
 // TestRealPairs brings random configurations into each other: what the second one leaves is what it leaves alone. There
 // are fewer with -short.
 func TestRealPairs(t *testing.T) {
-	pairs := 500
+	pairs := 200
 	if testing.Short() {
-		pairs = 40
+		pairs = 6
 	}
 	kindtest.NeedRoot(t)
 	used, fresh := kindtest.Options(t), kindtest.Options(t)
