@@ -70,7 +70,7 @@ func newPods(t *testing.T, way string, settings map[string]uint32) pods {
 // connect makes a pair between the host and a pod that has two addresses of its own.
 func (p pods) connect(t *testing.T, way string, pod *os.File, name string, addresses ...netip.Addr) {
 	t.Helper()
-	var number byte = 1 + name[0] - 'a'
+	number := 1 + name[0] - 'a'
 	mac, hostMAC := net.HardwareAddr{2, 0, 0, 0, 1, number}, net.HardwareAddr{2, 0, 0, 0, 2, number}
 	gateways := []netip.Addr{netip.MustParseAddr("169.254.10.24"), netip.MustParseAddr("fe80::1")}
 	all := []string{"0.0.0.0/0", "::/0"}

@@ -214,10 +214,6 @@ func (n *servicesNode) steps(way, from string) (steps []string) {
 
 // changes alters a service that is in use, and asks for what differs.
 func (n *servicesNode) changes(t *testing.T, way string) {
-	routing := fmt.Sprintf("package plumb\nrouting: services: %q\n", way)
-	if way != "nftables" {
-		routing += servicesTable
-	}
 	base, err := os.ReadFile(filepath.Join(n.lab.Dir, "plumb.cue"))
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ func held(t *testing.T, h *host.Host) map[string]string {
 			t.Errorf("table %d of %v: %v", f.Table, k, err)
 		}
 		f.Table, f.Next = 0, 0
-		all[fmt.Sprint("frontend ", k)] = fmt.Sprint(f, table)
+		all[fmt.Sprint("frontend ", k)] = fmt.Sprintf("%v %x", f, table)
 	})
 	if err == nil {
 		err = bpf.Each(only("slots").Map, func(k bpf.SlotKey, b bpf.Backend) { all[fmt.Sprint("slot ", k)] = fmt.Sprint(b) })
