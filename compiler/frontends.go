@@ -88,12 +88,18 @@ func (b *builder) settleService(s *service) (answered bool) {
 	b.checkFamilies(s, speaks)
 	b.checkTable(s)
 	answered = true
+	var rounded []resource.Backend // as every port and family has it, one of them is told
 	for _, p := range s.ports {
 		lists := map[bool][]resource.Backend{} // addresses of a family share one
 		for _, v6 := range []bool{false, true} {
 			if speaks[v6] {
 				lists[v6] = b.backendList(s, p, v6)
 				answered = answered && slices.ContainsFunc(lists[v6], takesClients)
+				if rounded == nil && s.algorithm() != resource.Maglev { // whose table knows the weights
+					if _, _, exact := resource.Shares(lists[v6]); !exact {
+						rounded = lists[v6]
+					}
+				}
 			}
 		}
 		from := field(s.path+".ports", p.name)
@@ -104,7 +110,22 @@ func (b *builder) settleService(s *service) (answered bool) {
 			}})
 		}
 	}
+	if rounded != nil {
+		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("weights of service %s are rounded: %s", s.name, shares(rounded)))
+	}
 	return answered
+}
+
+// shares tells what becomes of weights, by backend.
+func shares(backends []resource.Backend) string {
+	each, of, _ := resource.Shares(backends)
+	var words []string
+	for i, n := range each {
+		if n > 0 {
+			words = append(words, fmt.Sprintf("%s gets %d (weight %d)", backends[i].At(), n, backends[i].Weight))
+		}
+	}
+	return fmt.Sprintf("of %d new clients %s", of, few(words))
 }
 
 // backendList is who answers for a port in one family.

@@ -11,39 +11,57 @@ const MaxSlots = 1024
 // takes more than MaxSlots, weights are scaled down to as many or one for each backend, whichever is more.
 func Slots(backends []Backend) []int { return spread(backends, MaxSlots) }
 
-func spread(backends []Backend, limit int) []int {
-	weights := make([]int, len(backends))
+// Shares are how many of the slots each backend has, and of how many. They are exact if those are the shares that the
+// weights ask for.
+func Shares(backends []Backend) (shares []int, of int, exact bool) {
+	return share(backends, MaxSlots)
+}
+
+func share(backends []Backend, limit int) (shares []int, of int, exact bool) {
+	shares = make([]int, len(backends))
 	common, sum := 0, 0
 	for i, b := range backends {
 		if b.State == Active && b.Weight > 0 {
-			weights[i] = b.Weight
+			shares[i] = b.Weight
 			common = gcd(common, b.Weight)
 			sum += b.Weight
 		}
 	}
 	if sum == 0 {
-		return nil
+		return shares, 0, true
 	}
-	scaled := 0
-	for i, w := range weights {
-		switch {
-		case w == 0:
-			continue
-		case sum/common > limit:
-			weights[i] = max(1, (w*limit+sum/2)/sum)
-		default:
-			weights[i] = w / common
+	if sum/common <= limit {
+		for i := range shares {
+			shares[i] /= common
 		}
-		scaled += weights[i]
+		return shares, sum / common, true
+	}
+	for i, w := range shares {
+		if w > 0 {
+			shares[i] = max(1, (w*limit+sum/2)/sum)
+			of += shares[i]
+		}
 	}
 	// Rounding up, and those that would have none, made too many: the heaviest miss one least.
-	for scaled > limit {
-		heaviest := slices.Index(weights, slices.Max(weights))
-		if weights[heaviest] == 1 {
+	for of > limit {
+		heaviest := slices.Index(shares, slices.Max(shares))
+		if shares[heaviest] == 1 {
 			break
 		}
-		weights[heaviest]--
-		scaled--
+		shares[heaviest]--
+		of--
+	}
+	exact = true
+	for i, s := range shares {
+		exact = exact && (s == 0 || backends[i].Weight*of == s*sum)
+	}
+	return shares, of, exact
+}
+
+func spread(backends []Backend, limit int) []int {
+	weights, scaled, _ := share(backends, limit)
+	if scaled == 0 {
+		return nil
 	}
 
 	// Each turn everybody earns its weight, and the richest pays the whole round for the slot.

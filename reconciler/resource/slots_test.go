@@ -56,3 +56,36 @@ func TestMaxSlots(t *testing.T) {
 		}
 	}
 }
+
+// Shares are exact where the slots are enough, or one for each is what is asked for.
+func TestShares(t *testing.T) {
+	alike := make([]int, MaxSlots+1)
+	for i := range alike {
+		alike[i] = 7
+	}
+	for name, c := range map[string]struct {
+		weights []int
+		want    []int
+		exact   bool
+	}{
+		"nobody":       {nil, nil, true},
+		"nothing new":  {[]int{0, 0}, []int{0, 0}, true},
+		"divided":      {[]int{60000, 30000, 0}, []int{2, 1, 0}, true},
+		"just enough":  {[]int{1023, 1}, []int{1023, 1}, true},
+		"one too many": {[]int{1024, 1}, []int{1023, 1}, false},
+		"heavy":        {[]int{65535, 1}, []int{1023, 1}, false},
+		"many alike":   {alike, slices.Repeat([]int{1}, len(alike)), true},
+		"many, not":    {append([]int{14}, alike...), slices.Repeat([]int{1}, len(alike)+1), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var backends []Backend
+			for _, w := range c.weights {
+				backends = append(backends, Backend{Weight: w, State: Active})
+			}
+			shares, of, exact := Shares(backends)
+			if !slices.Equal(shares, c.want) || exact != c.exact || of != len(Slots(backends)) {
+				t.Errorf("shares %v of %d, exact %v, want %v, %v", shares, of, exact, c.want, c.exact)
+			}
+		})
+	}
+}
