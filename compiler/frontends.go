@@ -95,7 +95,8 @@ func (b *builder) settleService(s *service) (answered bool) {
 			if speaks[v6] {
 				lists[v6] = b.backendList(s, p, v6)
 				answered = answered && slices.ContainsFunc(lists[v6], takesClients)
-				if rounded == nil && s.algorithm() != resource.Maglev { // whose table knows the weights
+				// Maglev's table knows the weights.
+				if rounded == nil && s.algorithm() != resource.Maglev && !resource.Fit(lists[v6]) {
 					if _, _, exact := resource.Shares(lists[v6]); !exact {
 						rounded = lists[v6]
 					}

@@ -17,16 +17,31 @@ func Shares(backends []Backend) (shares []int, of int, exact bool) {
 	return share(backends, MaxSlots)
 }
 
-func share(backends []Backend, limit int) (shares []int, of int, exact bool) {
-	shares = make([]int, len(backends))
-	common, sum := 0, 0
-	for i, b := range backends {
-		if b.State == Active && b.Weight > 0 {
-			shares[i] = b.Weight
+// Fit reports whether the slots are enough for the weights as they are.
+func Fit(backends []Backend) bool {
+	common, sum := weigh(backends)
+	return sum == 0 || sum/common <= MaxSlots
+}
+
+// weigh finds what the weights have in common, and their sum.
+func weigh(backends []Backend) (common, sum int) {
+	for i := range backends {
+		if b := &backends[i]; b.State == Active && b.Weight > 0 {
 			common = gcd(common, b.Weight)
 			sum += b.Weight
 		}
 	}
+	return common, sum
+}
+
+func share(backends []Backend, limit int) (shares []int, of int, exact bool) {
+	shares = make([]int, len(backends))
+	for i, b := range backends {
+		if b.State == Active {
+			shares[i] = max(0, b.Weight)
+		}
+	}
+	common, sum := weigh(backends)
 	if sum == 0 {
 		return shares, 0, true
 	}
