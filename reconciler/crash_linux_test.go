@@ -101,7 +101,7 @@ func without(s schema.Service, pod string) schema.Service {
 func every(t testing.TB, n int) int {
 	t.Helper()
 	if testing.Short() {
-		n = 97 // to load a program takes seconds on an emulated machine
+		n = 150 // to load a program takes seconds on an emulated machine
 	}
 	if env := os.Getenv("PLUMB_TEST_EVERY"); env != "" {
 		var err error
@@ -129,7 +129,19 @@ func TestRealCrash(t *testing.T) {
 		}
 	}
 	want["nothing"] = dump(t, o, keys, path)
+	type transition struct {
+		from, to string
+		step     int
+	}
 	states := map[string]resource.State{"nothing": nil, "all": all, "other": other, "socket": socket, "nftables": nftables}
+	transitions := []transition{
+		{"nothing", "socket", 3}, {"socket", "nftables", 3}, {"nftables", "socket", 3}, {"nftables", "nothing", 1}, {"socket", "nothing", 1},
+		{"nothing", "all", 19}, {"all", "other", 19}, {"other", "all", 19}, {"all", "nothing", 19},
+	}
+	if testing.Short() {
+		states = map[string]resource.State{"nothing": nil, "all": all}
+		transitions = []transition{{"nothing", "all", 19}, {"all", "nothing", 19}}
+	}
 	for name, s := range states {
 		if s != nil {
 			reach(t, s)
@@ -137,13 +149,7 @@ func TestRealCrash(t *testing.T) {
 			reach(t, nil)
 		}
 	}
-	for _, c := range []struct {
-		from, to string
-		step     int
-	}{
-		{"nothing", "socket", 3}, {"socket", "nftables", 3}, {"nftables", "socket", 3}, {"nftables", "nothing", 1}, {"socket", "nothing", 1},
-		{"nothing", "all", 19}, {"all", "other", 19}, {"other", "all", 19}, {"all", "nothing", 19},
-	} {
+	for _, c := range transitions {
 		t.Run(c.from+" to "+c.to, func(t *testing.T) {
 			from, to := states[c.from], states[c.to]
 			step := every(t, c.step)
@@ -207,7 +213,7 @@ func TestRealKill(t *testing.T) {
 	}
 	step := 17
 	if testing.Short() {
-		step = 131
+		step = 1000
 	}
 	for n := 2; ; n += step {
 		dir := t.TempDir()

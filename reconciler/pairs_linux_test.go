@@ -21,7 +21,7 @@ import (
 func TestRealPairs(t *testing.T) {
 	pairs := 200
 	if testing.Short() {
-		pairs = 6
+		pairs = 3
 	}
 	kindtest.NeedRoot(t)
 	used, fresh := kindtest.Options(t), kindtest.Options(t)

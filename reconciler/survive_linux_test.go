@@ -351,7 +351,7 @@ func TestTrafficSurvives(t *testing.T) {
 			o := kindtest.Options(t)
 			plain := compileAll(t, streamed(way))
 			tr := begin(t, o, plain)
-			for _, c := range []struct {
+			changes := []struct {
 				name   string
 				change []func(*schema.Config)
 			}{
@@ -367,7 +367,11 @@ func TestTrafficSurvives(t *testing.T) {
 				{"room for more services", []func(*schema.Config){services}},
 				{"larger maps", []func(*schema.Config){roomy}},
 				{"all at once", []func(*schema.Config){unrelated, algorithm("maglev", 509), sticky, drained, settled, services}},
-			} {
+			}
+			if testing.Short() {
+				changes = changes[len(changes)-1:]
+			}
+			for _, c := range changes {
 				if err := converge(t, o, compileAll(t, streamed(way, c.change...))); err != nil {
 					t.Fatalf("%s: %v", c.name, err)
 				}
@@ -384,7 +388,11 @@ func TestTrafficSurvives(t *testing.T) {
 // TestTrafficSurvivesKills stops applies before single writes while streams go on, and runs again. The applies change
 // everything that can be changed: maps, programs, services.
 func TestTrafficSurvivesKills(t *testing.T) {
-	for way, step := range map[string]int{"packet": 5, "socket": 3} {
+	steps := map[string]int{"packet": 5, "socket": 3}
+	if testing.Short() {
+		t.Skip("minutes on an emulated machine; a full run has it")
+	}
+	for way, step := range steps {
 		t.Run(way, func(t *testing.T) {
 			o := kindtest.Options(t)
 			states := []resource.State{
