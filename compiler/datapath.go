@@ -73,6 +73,7 @@ func (b *builder) settleDatapath() {
 		b.warn("the node's own processes don't reach services: packets are translated on the links of pods, and theirs take none of those")
 	case wayNftables:
 		b.checkMaglev()
+		b.checkIPvlan()
 	}
 	if len(b.node.pods) > 0 {
 		b.settleDevices()
@@ -133,6 +134,16 @@ func (b *builder) checkMaglev() {
 	for _, s := range b.services {
 		if s.algorithm() == resource.Maglev {
 			b.add(s.path+".algorithm", "", "nftables has no Maglev tables, and node %s carries services by nftables", b.node.name)
+		}
+	}
+}
+
+// checkIPvlan finds pods whose answers nftables would never see: ipvlan hands packets from one child of an uplink to another
+// by itself, and what was translated on its way there has to be translated back.
+func (b *builder) checkIPvlan() {
+	for _, p := range b.node.pods {
+		if strings.HasPrefix(p.Attach, "ipvlan") {
+			b.add(p.from(p.attachFrom, "attach"), "", "pod %s has attach %q, which passes nftables by, and node %s carries services by nftables; use another attachment or way", p.name, p.Attach, b.node.name)
 		}
 	}
 }
