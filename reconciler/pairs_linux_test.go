@@ -19,7 +19,7 @@ import (
 // TestRealPairs brings random configurations into each other: what the second one leaves is what it leaves alone. There
 // are fewer with -short.
 func TestRealPairs(t *testing.T) {
-	pairs := 200
+	pairs := 500
 	if testing.Short() {
 		pairs = 3
 	}
