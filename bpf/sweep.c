@@ -12,6 +12,9 @@ const volatile __u32 period = 10000; // ms between two sweeps
 
 #define CLOCK_MONOTONIC 1
 
+#define ENOENT 2
+#define EBUSY 16
+
 struct sweep {
 	__u64 now;     // ns since boot
 	__u64 longest; // affinity that any service has, ns
@@ -63,13 +66,17 @@ int sweep(struct __sk_buff *ctx)
 {
 	__u32 only = 0;
 	struct swept *s = bpf_map_lookup_elem(&swept, &only);
+	long err;
 
 	if (!s)
-		return 1;
-	bpf_timer_init(&s->timer, &swept, CLOCK_MONOTONIC); // fails if it was done before
-	if (bpf_timer_set_callback(&s->timer, again))
-		return 2;
-	return bpf_timer_start(&s->timer, 0, 0) ? 3 : 0;
+		return -ENOENT;
+	err = bpf_timer_init(&s->timer, &swept, CLOCK_MONOTONIC);
+	if (err && err != -EBUSY) // busy: it was done before
+		return err;
+	err = bpf_timer_set_callback(&s->timer, again);
+	if (err)
+		return err;
+	return bpf_timer_start(&s->timer, 0, 0);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -13,14 +13,26 @@ import (
 // Where an older program's timer runs, this one takes its place. That it runs is to be seen in the map: At changes.
 func StartSweep(sweep *ebpf.Program) error {
 	// The program doesn't look at the packet, but there must be one.
-	ret, err := sweep.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
-	if err != nil {
-		return fmt.Errorf("start the sweep of flows: %w", err)
+	return startSweep(func() (uint32, error) { return sweep.Run(&ebpf.RunOptions{Data: make([]byte, 64)}) })
+}
+
+// startTries is how often a timer is asked for: a program gets memory for it only where some is free at once.
+const startTries = 8
+
+func startSweep(run func() (uint32, error)) error {
+	for try := 0; ; try++ {
+		ret, err := run()
+		if err == nil && ret != 0 {
+			err = fmt.Errorf("the kernel refused its timer: %w", unix.Errno(-int32(ret)))
+		}
+		if err == nil {
+			return nil
+		}
+		if ret == 0 || try == startTries-1 {
+			return fmt.Errorf("start the sweep of flows: %w", err)
+		}
+		time.Sleep(time.Millisecond << try)
 	}
-	if ret != 0 {
-		return fmt.Errorf("start the sweep of flows: the kernel refused its timer in step %d: is map swept pinned?", ret)
-	}
-	return nil
 }
 
 // The time-outs of flow.h, s.

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/kindtest"
 )
@@ -210,5 +211,22 @@ func TestSweepGoesOn(t *testing.T) {
 	}
 	if flows, _ := first.left(t); len(flows) == first.flows/3 {
 		t.Error("the first program's timer still runs")
+	}
+}
+
+// A timer that the kernel has no memory for at this moment is asked for again; one that it refuses for good is an error.
+func TestStartSweepAgain(t *testing.T) {
+	noMemory := -int32(unix.ENOMEM)
+	for refused, want := range map[int]error{0: nil, 3: nil, 100: unix.ENOMEM} {
+		runs := 0
+		err := startSweep(func() (uint32, error) {
+			if runs++; runs <= refused {
+				return uint32(noMemory), nil
+			}
+			return 0, nil
+		})
+		if !errors.Is(err, want) || runs != min(refused+1, startTries) {
+			t.Errorf("refused %d times: %v after %d runs, want %v", refused, err, runs, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,6 +88,7 @@ func filter(h *host.Host, ns *host.NS, a Attachment, index int) error {
 		return err
 	}
 	h.Wrote("attach %s to %s", a.Program.Name, a.ID())
+	defer runtime.KeepAlive(program) // a bare descriptor holds nothing, and the host may forget what it has opened
 	return ns.Handle().FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: parent(a.Hook), Handle: handle, Priority: priority,
 			Protocol: unix.ETH_P_ALL},
