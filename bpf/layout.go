@@ -62,6 +62,7 @@ const (
 	Active      = 1
 	Terminating = 2
 	Maintenance = 3
+	Down        = 4
 )
 
 // MaglevClasses are the sizes of the elements of the arrays of Maglev tables, in slots.

@@ -49,7 +49,7 @@ struct slot_key {
 	__u32 pad;
 };
 
-enum backend_state { ACTIVE = 1, TERMINATING = 2, MAINTENANCE = 3 };
+enum backend_state { ACTIVE = 1, TERMINATING = 2, MAINTENANCE = 3, DOWN = 4 };
 
 struct backend {
 	struct address addr;

@@ -23,6 +23,8 @@ type Compiled struct {
 	Pods     []PodView
 	// Straight is set where pods of the node reach each other past its stack.
 	Straight bool
+	// Health is how backends are probed, Checks what should hold.
+	Health []HealthProbe
 }
 
 // PodView says where to look for a pod.
@@ -72,6 +74,7 @@ type builder struct {
 
 	datapath  datapath
 	frontends []frontend
+	probes    map[HealthTarget]int   // index in out.Health
 	wirings   []wiring               // of all pods
 	programs  map[string]resource.ID // that are in the state, by name
 }
@@ -86,6 +89,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 			Pods:  make([]PodView, 0, len(n.pods)),
 		},
 		lacking: map[features.Feature]bool{},
+		probes:  map[HealthTarget]int{},
 	}
 }
 

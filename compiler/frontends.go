@@ -36,6 +36,7 @@ func (b *builder) settleServices() {
 			left = append(left, s.name)
 		}
 	}
+	b.sortHealth()
 	b.checkIDs(svc.HashID)
 	if len(left) > 0 {
 		b.warn("clients of these services are refused at once at an address that no backend answers for: %s", few(left))
@@ -105,10 +106,12 @@ func (b *builder) settleService(s *service) (answered bool) {
 		}
 		from := field(s.path+".ports", p.name)
 		for _, a := range s.addrs {
-			b.frontends = append(b.frontends, frontend{from: from, Frontend: resource.Frontend{
+			made := frontend{from: from, Frontend: resource.Frontend{
 				Address: a.Addr, Port: uint16(p.Port.Port), Protocol: p.Protocol,
 				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[a.Is6()],
-			}})
+			}}
+			b.frontends = append(b.frontends, made)
+			b.probeBackends(s, made.Frontend)
 		}
 	}
 	if rounded != nil {

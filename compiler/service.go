@@ -19,6 +19,7 @@ type service struct {
 	ports      []servicePort // in the order of names
 	backends   []backend
 	affinity   time.Duration
+	health     HealthTarget // of whatever backend; without a type for none
 	// bad services have a mistake already; no frontends are made of them.
 	bad bool
 }
@@ -47,6 +48,7 @@ func (f *fleet) readServices() {
 		f.readServiceAddresses(s)
 		f.readServicePorts(s)
 		f.readAlgorithm(s)
+		f.readHealth(s)
 		f.readBackends(s, &labels)
 	}
 }

@@ -110,6 +110,7 @@ type SourceRanges struct {
 // Health is how backends are probed.
 type Health struct {
 	Type      string `json:"type,omitempty"`
+	Path      string `json:"path,omitempty"`
 	Interval  string `json:"interval,omitempty"`
 	Timeout   string `json:"timeout,omitempty"`
 	Failures  int    `json:"failures,omitempty"`

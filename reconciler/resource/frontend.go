@@ -36,6 +36,7 @@ const (
 	Active      = "active"
 	Terminating = "terminating" // finishes what it has, gets nothing new
 	Maintenance = "maintenance" // gets nothing new, and isn't looked after
+	Down        = "down"        // doesn't answer probes: gets nothing new; never what the files ask for
 )
 
 // At is what clients talk to.

@@ -48,6 +48,7 @@ var (
 	algorithms = [...]word{{resource.Random, bpf.Random}, {resource.RoundRobin, bpf.RoundRobin}, {resource.Maglev, bpf.Maglev}}
 	states     = [...]word{
 		{resource.Active, bpf.Active}, {resource.Terminating, bpf.Terminating}, {resource.Maintenance, bpf.Maintenance},
+		{resource.Down, bpf.Down},
 	}
 )
 

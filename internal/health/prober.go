@@ -1,0 +1,177 @@
+// Package health finds out which backends of services answer.
+//
+//	prober.go   Prober: probes them for as long as the daemon lives
+//	tally.go    when a backend counts as down, and when it is probed next: pure
+//	overlay.go  the desired state with what the probes say
+//
+// A probe only ever changes the state of backends in the services' own resources, so what takes a backend out is an apply
+// like any other. The kernel keeps it: whoever starts again goes on from what is observed there (Observed, Adopt).
+package health
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/probe"
+)
+
+// Key is one backend of one frontend.
+type Key struct {
+	Frontend string // as resource.Frontend names it
+	Backend  netip.AddrPort
+}
+
+// Verdict is what is known about a backend.
+type Verdict struct {
+	Down bool
+	// Since is when that began; zero where it was so before this process.
+	Since time.Time
+	// Reason is what the last probe said, "" if the backend answered it, or none was made yet.
+	Reason string
+}
+
+// Verdicts are those of all probed backends.
+type Verdicts map[Key]Verdict
+
+// Prober probes backends from one namespace, each in a goroutine of its own. All methods are safe for concurrent use.
+type Prober struct {
+	ns      probe.Namespace
+	changed chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	targets map[compiler.HealthTarget]*target
+	adopted Verdicts
+}
+
+// target is one backend that is probed.
+type target struct {
+	compiler.HealthProbe
+	stop context.CancelFunc
+	tally
+	since  time.Time
+	reason string
+}
+
+// New returns a prober that probes nothing yet.
+func New(ns probe.Namespace) *Prober {
+	return &Prober{ns: ns, changed: make(chan struct{}, 1), targets: map[compiler.HealthTarget]*target{}}
+}
+
+// Adopt says what held before: backends that are new to Set start with it.
+func (p *Prober) Adopt(v Verdicts) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adopted = v
+}
+
+// Set says which backends are to be probed from now on. What is known of those that stay, also with other settings, is
+// kept.
+func (p *Prober) Set(probes []compiler.HealthProbe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := maps.Clone(p.adopted)
+	if known == nil {
+		known = Verdicts{}
+	}
+	maps.Copy(known, p.verdicts())
+	p.adopted = nil
+	old := p.targets
+	p.targets = make(map[compiler.HealthTarget]*target, len(probes))
+	for _, hp := range probes {
+		t := old[hp.HealthTarget]
+		delete(old, hp.HealthTarget)
+		if t == nil {
+			t = &target{}
+			for _, f := range hp.Frontends {
+				if v := known[Key{f, hp.Backend}]; v.Down {
+					t.down, t.since, t.reason = true, v.Since, v.Reason
+				}
+			}
+			var ctx context.Context
+			ctx, t.stop = context.WithCancel(context.Background())
+			t.HealthProbe = hp
+			p.running.Go(func() { p.watch(ctx, t, hp.HealthTarget) })
+		}
+		t.HealthProbe = hp
+		p.targets[hp.HealthTarget] = t
+	}
+	for _, t := range old {
+		t.stop()
+	}
+}
+
+// Close ends all probing.
+func (p *Prober) Close() {
+	p.Set(nil)
+	p.running.Wait()
+}
+
+// Verdicts returns what is known now.
+func (p *Prober) Verdicts() Verdicts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.verdicts()
+}
+
+func (p *Prober) verdicts() Verdicts {
+	all := make(Verdicts, len(p.targets))
+	for _, t := range p.targets {
+		for _, f := range t.Frontends {
+			all[Key{f, t.Backend}] = Verdict{Down: t.down, Since: t.since, Reason: t.reason}
+		}
+	}
+	return all
+}
+
+// Changed is told when a backend went down or came back.
+func (p *Prober) Changed() <-chan struct{} { return p.changed }
+
+// watch probes one backend until it is stopped. The first probe is somewhere in the first interval, so that backends that
+// came together aren't probed together for ever.
+func (p *Prober) watch(ctx context.Context, t *target, settings compiler.HealthTarget) {
+	ask := probe.Probe{Type: settings.Type, Addr: settings.Backend, Timeout: settings.Timeout, HTTP: probe.HTTPRequest{Path: settings.Path}}
+	timer := time.NewTimer(rand.N(settings.Interval))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		err := ask.Run(ctx, p.ns)
+		if ctx.Err() != nil {
+			return
+		}
+		timer.Reset(time.Until(began.Add(p.note(t, settings, err))))
+	}
+}
+
+// note counts the outcome of a probe. It returns how long after the beginning of this probe the next one begins.
+func (p *Prober) note(t *target, settings compiler.HealthTarget, err error) (next time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.reason = ""
+	if err != nil {
+		t.reason = err.Error()
+	}
+	if _, told := errors.AsType[*probe.Unreachable](err); err != nil && !told {
+		// The probe couldn't be made, which says nothing about the backend.
+		return settings.Interval
+	}
+	if t.count(err == nil, settings) {
+		t.since = time.Now()
+		select {
+		case p.changed <- struct{}{}:
+		default:
+		}
+	}
+	return t.next(settings)
+}
