@@ -1,0 +1,114 @@
+package watch
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// How long files must be left alone before they are read. Most writers are done with the first event, so it is short; a
+// checkout, or a file that is still open for writing, is waited for as long as it goes on, within limits.
+const (
+	quiet     = 4 * time.Millisecond
+	busyEvery = 20 * time.Millisecond
+	busyLimit = 5 * time.Second // without any event: whoever holds a file open doesn't write
+)
+
+// Files watches the repository that a folder belongs to. Editors that write by rename, checkouts of many files, symbolic
+// links that are swapped, and folders that go and come back are all the same to it: it watches the folders that are there,
+// reads them anew after each event, and speaks up once things are quiet.
+type Files struct {
+	// C says that the files may have changed, and that nobody is writing any more. It never blocks the watcher.
+	C <-chan struct{}
+
+	dir  string
+	w    *fsnotify.Watcher
+	walk *walker
+	done chan struct{}
+}
+
+// NewFiles begins to watch. The folder need not exist yet.
+func NewFiles(ctx context.Context, dir string) (*Files, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("watch files: %w", err)
+	}
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch files: %w (is fs.inotify.max_user_instances reached?)", err)
+	}
+	c := make(chan struct{}, 1)
+	f := &Files{C: c, dir: dir, w: w, walk: newWalker(dir, w), done: make(chan struct{})}
+	if _, err := f.walk.sum(); err != nil {
+		w.Close()
+		return nil, err
+	}
+	go f.run(ctx, c)
+	return f, nil
+}
+
+// Close ends the watching.
+func (f *Files) Close() {
+	f.w.Close()
+	<-f.done
+}
+
+// Sum is the state of the files as they are now: the same content has the same sum. It reads only what has been touched
+// since the last time. Ask before and after reading a configuration: where both are equal it was read in one piece.
+func (f *Files) Sum() (Sum, error) { return f.walk.sum() }
+
+// Trouble says what of the repository can't be watched, nil where everything can.
+func (f *Files) Trouble() error { return f.walk.trouble() }
+
+func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
+	defer close(f.done)
+	var (
+		timer   = time.NewTimer(time.Hour)
+		waiting bool
+		last    time.Time // of the last event
+	)
+	timer.Stop()
+	defer timer.Stop()
+	touched := func() {
+		waiting, last = true, time.Now()
+		timer.Reset(quiet)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			f.w.Close()
+			return
+		case e, ok := <-f.w.Events:
+			if !ok {
+				return
+			}
+			if f.walk.concerns(e.Name) {
+				touched()
+			}
+		case _, ok := <-f.w.Errors: // an overrun: events are lost
+			if !ok {
+				return
+			}
+			touched()
+		case <-timer.C:
+			if !waiting {
+				continue
+			}
+			if f.walk.busy() && time.Since(last) < busyLimit {
+				timer.Reset(busyEvery)
+				continue
+			}
+			waiting = false
+			if _, err := f.walk.sum(); err == nil && f.walk.found() { // new folders may hold files already: look once more
+				touched()
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
