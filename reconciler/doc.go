@@ -14,6 +14,7 @@
 //	steps.go ready.go    the order of the changes, see below
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files
+//	record.go            what is on the host as a state to come back to, in bytes
 //
 // # How a plan is ordered
 //

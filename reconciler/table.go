@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -21,6 +22,7 @@ type kind interface {
 	delete(ctx context.Context, h *host.Host, r resource.Resource) error
 	finish(ctx context.Context, h *host.Host) error
 	conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict
+	decode(object []byte) (resource.Resource, error)
 }
 
 // of erases the type of a kind's resources.
@@ -62,6 +64,12 @@ func (e erased[R]) conflicts(desired resource.State, foreign []resource.Resource
 		return c.Conflicts(desired, narrow[R](foreign))
 	}
 	return nil
+}
+
+func (e erased[R]) decode(object []byte) (resource.Resource, error) {
+	var r R
+	err := json.Unmarshal(object, &r)
+	return r, err
 }
 
 // check reports the first resource whose kind isn't in the table.

@@ -6,6 +6,7 @@ package kindtest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,13 +40,15 @@ type Kind[R resource.Resource] struct {
 	// Foreign makes somebody else's object that looks like r, in the real kernel. The function that it returns fails the
 	// test if the object has been touched. Nil for a kind without foreign objects.
 	Foreign func(t *testing.T, h *host.Host, r R) (untouched func(t *testing.T))
+	// Kept says that an object isn't made from a record: it stays for as long as there may be one.
+	Kept bool
 }
 
 // Run puts a kind through everything.
 func Run[R resource.Resource](t *testing.T, k Kind[R]) {
 	t.Run("fake", func(t *testing.T) {
 		f := fake[R]{k.Ops, map[resource.ID]object[R]{}}
-		c := &course[R]{samples: k.Samples, ops: f, open: func() *host.Host { return &host.Host{} }, close: func(*host.Host) {}}
+		c := &course[R]{samples: k.Samples, kept: k.Kept, ops: f, open: func() *host.Host { return &host.Host{} }, close: func(*host.Host) {}}
 		c.run(t)
 		t.Run("foreign", func(t *testing.T) {
 			r := k.Samples[0]
@@ -61,7 +64,7 @@ func Run[R resource.Resource](t *testing.T, k Kind[R]) {
 		if k.Setup != nil {
 			k.Setup(t, h)
 		}
-		c := &course[R]{samples: k.Samples, ops: k.Ops, open: func() *host.Host {
+		c := &course[R]{samples: k.Samples, kept: k.Kept, ops: k.Ops, open: func() *host.Host {
 			again, err := host.Open(h.Options)
 			if err != nil {
 				t.Fatal(err)
@@ -86,6 +89,7 @@ func Run[R resource.Resource](t *testing.T, k Kind[R]) {
 type course[R resource.Resource] struct {
 	ops     Ops[R]
 	samples []R
+	kept    bool
 	open    func() *host.Host
 	close   func(*host.Host)
 	runDir  string   // "" for none
@@ -100,6 +104,7 @@ func (c *course[R]) run(t *testing.T) {
 			c.nothingToDo(t, &a)
 			c.deleteTwice(t, a)
 		})
+		t.Run(fmt.Sprintf("sample %d recorded", i), func(t *testing.T) { c.recorded(t, a) })
 		for j := range c.samples {
 			if i != j {
 				t.Run(fmt.Sprintf("sample %d into %d", i, j), func(t *testing.T) {
@@ -213,6 +218,46 @@ func (c *course[R]) deleteTwice(t *testing.T, r R) {
 		t.Error("deleting what is gone writes something")
 	}
 	c.holds(t, h, nil)
+}
+
+// recorded checks that what is observed can be written down and read again, that this is what is there, and that what was
+// deleted comes back from it.
+func (c *course[R]) recorded(t *testing.T, a R) {
+	t.Helper()
+	c.to(t, &a)
+	h := c.open()
+	defer c.close(h)
+	owned, _, err := c.ops.Observe(t.Context(), h, list(&a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := resource.State{}
+	for _, o := range owned {
+		if err := state.Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := json.Marshal(resource.Restored(state)[a.ID()])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again R
+	if err := json.Unmarshal(data, &again); err != nil {
+		t.Fatalf("read %s: %v", data, err)
+	}
+	if again.ID() != a.ID() {
+		t.Fatalf("recorded %s, read %s", a.ID(), again.ID())
+	}
+	if fields, _ := c.ops.Diff(state[a.ID()].(R), again); len(fields) > 0 {
+		t.Errorf("the record differs from what is there: %+v", fields)
+	}
+	c.nothingToDo(t, &again)
+	if !c.kept {
+		c.to(t, nil)
+		c.to(t, &again)
+		c.nothingToDo(t, &a)
+	}
+	c.to(t, nil)
 }
 
 // stop is what OnWrite panics with where a kill is played.

@@ -31,11 +31,12 @@ const (
 
 // Attachment is one program on one hook.
 type Attachment struct {
-	NetNS   string // of the device: a pod, or "" for the root namespace
-	Dev     string // "" for the node's cgroup
-	Hook    string
-	Way     string
-	Program resource.ID // zero where an observed one isn't a pinned program
+	NetNS string // of the device: a pod, or "" for the root namespace
+	Dev   string // "" for the node's cgroup
+	Hook  string
+	Way   string
+	// Program is zero where an observed one isn't a pinned program, and in a recorded state where any will do.
+	Program resource.ID
 	// Link is the resource that makes the device; zero for somebody else's (an uplink) and the cgroup.
 	Link resource.ID
 	// Knows are the pods that the program must have been told of before it sees packets: it drops those of strangers.
@@ -123,7 +124,9 @@ func (Ops) Diff(observed, desired Attachment) (fields []resource.Field, inPlace 
 			fields = append(fields, resource.Field{Name: name, Before: before, After: after})
 		}
 	}
-	field("program", observed.Program.Name, desired.Program.Name)
+	if desired.Program != (resource.ID{}) {
+		field("program", observed.Program.Name, desired.Program.Name)
+	}
 	field("way", observed.Way, desired.Way)
 	if observed.Fault != desired.Fault {
 		field("state", observed.Fault, "attached")

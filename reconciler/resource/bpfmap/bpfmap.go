@@ -91,9 +91,9 @@ func (m Map) Origin() string { return m.From }
 type Ops struct{}
 
 // Diff lists what differs between an observed and a desired map of one ID: nothing, but for a map that isn't what its
-// name says. Such a one can't be mended.
+// name says. Such a one can't be mended; in a recorded state it is left as it is.
 func (Ops) Diff(observed, desired Map) (fields []resource.Field, inPlace bool) {
-	if observed.Fault != desired.Fault {
+	if observed.Fault != "" && desired.Fault == "" {
 		fields = append(fields, resource.Field{Name: "layout", Before: observed.Fault, After: "as its name says"})
 	}
 	return fields, false

@@ -26,7 +26,8 @@ type Program struct {
 	Needs    []features.Feature
 	From     string
 
-	// Observed is the name of an observed program; "" in desired state, where it follows from the rest.
+	// Observed is the name of an observed program; "" in desired state, where it follows from the rest. A program of which
+	// only the name is known can't be made: while an apply may be taken back, those that were there stay pinned.
 	Observed string
 	// Fault is how an observed program is not what its name says; "" otherwise.
 	Fault string
@@ -76,9 +77,10 @@ func (p Program) Origin() string { return p.From }
 type Ops struct{}
 
 // Diff lists what differs between an observed and a desired program of one ID: nothing, unless its maps are of an earlier
-// life, whose pins are gone. Then it is loaded again under its name, and links are moved to it.
+// life, whose pins are gone. Then it is loaded again under its name, and links are moved to it. In a recorded state such a
+// one is left as it is.
 func (Ops) Diff(observed, desired Program) (fields []resource.Field, inPlace bool) {
-	if observed.Fault != desired.Fault {
+	if observed.Fault != "" && desired.Fault == "" {
 		fields = append(fields, resource.Field{Name: "loaded", Before: observed.Fault, After: "as its name says"})
 	}
 	return fields, true

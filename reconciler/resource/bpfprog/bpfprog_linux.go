@@ -59,12 +59,12 @@ func (Ops) Create(_ context.Context, h *host.Host, p Program) error {
 // Update implements reconciler.Ops: the same program again, with the maps that are pinned now. The old one runs until the
 // links are moved.
 func (Ops) Update(_ context.Context, h *host.Host, _, to Program) error {
-	h.Wrote("unpin %s", to.ID())
-	err := os.Remove(path(h, to))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
+	err := known(to)
 	if err == nil {
+		h.Wrote("unpin %s", to.ID())
+		err = os.Remove(path(h, to))
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = load(h, to)
 	}
 	if err != nil {
@@ -73,7 +73,18 @@ func (Ops) Update(_ context.Context, h *host.Host, _, to Program) error {
 	return nil
 }
 
+// known refuses a program of which only the name is known.
+func known(p Program) error {
+	if p.Object == "" {
+		return errors.New("only its name is known: apply a configuration to make it")
+	}
+	return nil
+}
+
 func load(h *host.Host, p Program) error {
+	if err := known(p); err != nil {
+		return err
+	}
 	defer h.ForgetMaps() // who asks next sees the program
 	pinned := map[string]*ebpf.Map{}
 	for _, id := range p.Maps {

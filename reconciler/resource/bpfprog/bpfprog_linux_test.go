@@ -65,7 +65,7 @@ var on = map[string]uint32{"redirect": 1, "source_check": 1}
 
 func TestKind(t *testing.T) {
 	off := map[string]uint32{"redirect": 0, "source_check": 1}
-	kindtest.Run(t, kindtest.Kind[bpfprog.Program]{Ops: ops, Setup: make2, Samples: []bpfprog.Program{
+	kindtest.Run(t, kindtest.Kind[bpfprog.Program]{Ops: ops, Setup: make2, Kept: true, Samples: []bpfprog.Program{
 		bpfprog.Of("socket_all", "connect4", nil, sized(16), ""), bpfprog.Of("socket_all", "connect4", nil, sized(32), ""),
 		bpfprog.Of("forward", "from_pod", on, sized(16), ""), bpfprog.Of("forward", "from_pod", off, sized(16), ""),
 	}})

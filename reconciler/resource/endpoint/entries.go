@@ -20,6 +20,9 @@ const (
 	oddPrefix    = "padded "
 )
 
+// gone begins the number of a device that is there no longer, in the place of its name.
+const gone = "#"
+
 // known is the text of a namespace's entry.
 const known = "known to the socket programs"
 

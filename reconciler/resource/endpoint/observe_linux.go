@@ -225,5 +225,5 @@ func (o *observer) device(index uint32) string {
 	if name, ok := o.devs[index]; ok {
 		return name
 	}
-	return "#" + strconv.FormatUint(uint64(index), 10)
+	return gone + strconv.FormatUint(uint64(index), 10)
 }

@@ -9,6 +9,9 @@ import (
 // Ops implement the kind's operations.
 type Ops struct{}
 
+// halfMade is the fault of a namespace of which there is only the record.
+const halfMade = "half made"
+
 // Diff lists what differs. A fault is mended in place; another place is another namespace.
 func (Ops) Diff(observed, desired NetNS) (fields []resource.Field, inPlace bool) {
 	inPlace = true

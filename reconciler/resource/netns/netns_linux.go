@@ -18,10 +18,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-const (
-	halfMade = "half made"
-	outdated = "another namespace than recorded"
-)
+const outdated = "another namespace than recorded"
 
 // Observe returns the namespaces that carry our mark, names that only our record reserves, and recorded adopted ones; of
 // foreign ones those that have the name of a pod. An adopted namespace that is missing and still wanted isn't returned:

@@ -1,0 +1,20 @@
+package bpflink
+
+import "plumb.internal/plumb/reconciler/resource"
+
+// Restored implements resource.Restorer. What didn't run doesn't come back. Where a program runs that has no pin, nobody can
+// say which: whatever runs there now may go on.
+func (a Attachment) Restored(found *resource.Found) resource.Resource {
+	if a.Fault == detached || a.Fault == moved {
+		return nil
+	}
+	a.Fault = ""
+	switch {
+	case a.Dev == "":
+	case a.NetNS != "":
+		a.Knows = []resource.ID{{Kind: "endpoint", NetNS: a.NetNS, Name: "pod"}}
+	default:
+		a.Knows = found.On(a.Device(), "endpoint")
+	}
+	return a
+}

@@ -1,0 +1,12 @@
+package link
+
+import "plumb.internal/plumb/reconciler/resource"
+
+// Restored implements resource.Restorer.
+func (l Link) Restored(found *resource.Found) resource.Resource {
+	l.Faults, l.Owner, l.Node = "", "", ""
+	if n, ok := found.State[resource.ID{Kind: "netns", Name: l.NetNS}].(resource.Borrower); ok {
+		l.Adopted = n.Borrowed()
+	}
+	return l
+}
