@@ -23,9 +23,14 @@ func newApply(o *cli.Options) *cobra.Command {
 			return o.Apply(c.Context(), opt)
 		},
 	}
+	applyFlags(c, &opt)
+	return hostFlags(c, o)
+}
+
+// applyFlags are the flags of whatever applies something.
+func applyFlags(c *cobra.Command, opt *cli.ApplyOptions) {
 	c.Flags().BoolVar(&opt.Yes, "yes", false, "don't ask")
 	c.Flags().BoolVar(&opt.AllowDisruption, "allow-disruption", false, "allow changes that cut a pod, a link or this session")
 	c.Flags().BoolVar(&opt.AllowDelete, "allow-delete", false, "allow the removal of more than half of the objects")
 	c.Flags().IntVar(&opt.Parallel, "parallel", 0, "independent changes at once (default: a few per processor)")
-	return hostFlags(c, o)
 }

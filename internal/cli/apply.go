@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -42,12 +43,17 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 			return o.destroy(ctx, opt, saved)
 		}
 	}
-	began := time.Now()
 	s, err := o.begin(ctx, "apply", "")
 	if err != nil {
 		return err
 	}
 	defer s.close()
+	return s.apply(ctx, opt, saved)
+}
+
+// apply makes this machine what the session's configuration says.
+func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan) error {
+	o, began := s.o, time.Now()
 	unlock, err := reconciler.Lock(s.host)
 	if err != nil {
 		return err
@@ -95,7 +101,11 @@ func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconci
 			return interrupted(ctx, err, "plumb apply")
 		}
 	}
-	return nil
+	r, err := s.revision(p.Summary())
+	if err != nil {
+		return err
+	}
+	return s.keep(r)
 }
 
 // failed writes, as JSON, the plan that was not carried out to its end: it names what is in the way.
@@ -196,6 +206,13 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 		return o.failed(p, s.host.Writes(), err)
 	}
 	if err := o.removeFolders(s.host.BPFFS); err != nil {
+		return err
+	}
+	r, err := history.New(nil, "", p.Summary())
+	if err == nil {
+		err = s.keep(r)
+	}
+	if err != nil {
 		return err
 	}
 	o.warn(s.host.Warnings())

@@ -12,11 +12,13 @@ import (
 	"strings"
 
 	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/schema"
 )
 
 // session is one command at work on a node: what the files say, what the machine can do, and the machine. For destroy
@@ -24,7 +26,9 @@ import (
 type session struct {
 	o        *Options
 	node     string
-	source   *compiler.Source
+	source   *compiler.Source // nil for an earlier revision
+	config   *schema.Config
+	earlier  *history.Revision // that is applied again, in the place of the files
 	set      *features.Set
 	compiled *compiler.Compiled
 	host     *host.Host // nil for plan --features
@@ -72,7 +76,8 @@ func (o *Options) begin(ctx context.Context, command, featuresFile string) (s *s
 	if s.source, err = o.Load(ctx); err != nil {
 		return s, err
 	}
-	if s.node, err = o.SelectNode(s.source.Config); err != nil {
+	s.config = s.source.Config
+	if s.node, err = o.SelectNode(s.config); err != nil {
 		return s, err
 	}
 	if s.set, err = o.features(ctx, featuresFile); err != nil {
@@ -129,7 +134,7 @@ func (s *session) plan(ctx context.Context) (*resource.Plan, *reconciler.Observe
 
 // surroundings asks what else on this machine would stop the pods.
 func (s *session) surroundings(ctx context.Context) []string {
-	node := s.source.Config.Nodes[s.node]
+	node := s.config.Nodes[s.node]
 	var prefixes []netip.Prefix
 	for _, text := range node.PodCIDRs {
 		if p, err := netip.ParsePrefix(text); err == nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -17,7 +18,7 @@ func User() string {
 			return userName(u)
 		}
 	}
-	return cleanName(os.Getenv("USER"))
+	return userName(strconv.Itoa(os.Getuid()))
 }
 
 // nobody is the login of what no login started: a service.

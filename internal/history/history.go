@@ -42,6 +42,7 @@ type Revision struct {
 	// Summary counts the changes that it took.
 	Summary   resource.Summary `json:"summary"`
 	Destroyed bool             `json:"destroyed"`
+	Of        int              `json:"of,omitempty"` // the revision that was applied again
 	// Config is nil for a node that was destroyed.
 	Config *schema.Config `json:"config,omitempty"`
 }

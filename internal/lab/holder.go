@@ -85,9 +85,12 @@ func hold(err error) {
 	}
 }
 
-// furnish makes the node's own mounts: /run, with the named namespaces and plumb's folder in it, /sys of the node's
-// network namespace, bpffs, and the cgroup tree as seen from the node's cgroup. So every default that plumb finds by
-// looking is the lab's.
+// stateDir is where plumb keeps the history of nodes.
+const stateDir = "/var/lib/plumb"
+
+// furnish makes the node's own mounts: /run, with the named namespaces and plumb's folder in it, the folder of the history,
+// /sys of the node's network namespace, bpffs, and the cgroup tree as seen from the node's cgroup. So every default that
+// plumb finds by looking is the lab's.
 func furnish(node string) error {
 	mounts := []struct {
 		source, target, fstype string
@@ -97,9 +100,14 @@ func furnish(node string) error {
 	}{
 		{source: "none", target: "/", flags: unix.MS_REC | unix.MS_PRIVATE},
 		{source: "plumb-lab", target: "/run", fstype: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=755"},
+		{source: "plumb-lab", target: stateDir, fstype: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=700"},
 		{source: "plumb-lab", target: "/sys", fstype: "sysfs", flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		{source: "plumb-lab", target: "/sys/fs/cgroup", fstype: "cgroup2", flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		{source: "plumb-lab", target: "/sys/fs/bpf", fstype: "bpf", flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, optional: true},
+	}
+	// The one folder that a lab may leave on the machine, empty: it is there wherever plumb has ever been used.
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fmt.Errorf("make the folder of the history: %w", err)
 	}
 	for _, m := range mounts {
 		err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data)
