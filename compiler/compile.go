@@ -23,8 +23,10 @@ type Compiled struct {
 	Pods     []PodView
 	// Straight is set where pods of the node reach each other past its stack.
 	Straight bool
-	// Health is how backends are probed, Checks what should hold.
+	// Health is how backends are probed.
 	Health []HealthProbe
+	// Checks are the statements on reachability that are made from this node, in the order of names.
+	Checks []Check
 }
 
 // PodView says where to look for a pod.
@@ -107,8 +109,10 @@ func (b *builder) settle() {
 	b.give(b.node, b.node.unaddressed())
 	b.checkIPv6()
 	b.settleMTUs()
+	b.giveOthers()
 	b.settleServices()
 	b.settleDatapath()
+	b.settleChecks()
 	b.out.Straight = b.datapath.redirect
 }
 
@@ -137,6 +141,7 @@ func (b *builder) build() {
 		b.join(s, segments)
 	}
 	b.buildDatapath(segments)
+	b.buildChecks()
 	slices.SortFunc(b.out.Pods, func(x, y PodView) int { return cmp.Compare(x.Name, y.Name) })
 }
 

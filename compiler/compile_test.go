@@ -64,6 +64,17 @@ func render(c *Compiled) string {
 	for _, ch := range c.Choices {
 		fmt.Fprintf(&b, "choice: %s: %s -> %s: %s\n", ch.Subject, ch.Wanted, ch.Chosen, ch.Reason)
 	}
+	for _, k := range c.Checks {
+		fmt.Fprintf(&b, "check: %s: %s, %s %v%s", k.Name, k, k.Type, k.Targets, k.Host)
+		if k.Unreachable {
+			b.WriteString(" unreachable")
+		}
+		fmt.Fprintf(&b, " %s needs %v\n", k.Within, k.Needs)
+	}
+	for _, h := range c.Health {
+		fmt.Fprintf(&b, "health: %s %s%s every %s for %s, %d failures, %d successes: %s\n", h.Backend, h.Type, h.Path, h.Interval, h.Timeout,
+			h.Failures, h.Successes, strings.Join(h.Frontends, " "))
+	}
 	for _, w := range c.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", w)
 	}

@@ -22,7 +22,6 @@ func (b *builder) settleServices() {
 	if len(b.services) == 0 {
 		return
 	}
-	b.giveBackends()
 	b.frontends = make([]frontend, 0, len(b.services))
 	var left, open []string
 	for _, s := range b.services {
@@ -63,14 +62,23 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// giveBackends gives addresses to the pods of other nodes that have backends among them, as those nodes do it themselves.
-func (b *builder) giveBackends() {
+// giveOthers gives addresses to the pods of other nodes that have backends, or what this node checks, among them, as those
+// nodes do it themselves.
+func (b *builder) giveOthers() {
 	needed := map[*node]bool{}
+	need := func(p *pod) {
+		if p != nil && len(p.Addresses) == 0 && p.node != nil && p.node != b.node {
+			needed[p.node] = true
+		}
+	}
 	for _, s := range b.services {
 		for _, d := range s.backends {
-			if d.pod != nil && len(d.pod.Addresses) == 0 && d.pod.node != nil && d.pod.node != b.node {
-				needed[d.pod.node] = true
-			}
+			need(d.pod)
+		}
+	}
+	for _, c := range b.checks {
+		if c.node == b.node {
+			need(c.pod)
 		}
 	}
 	for _, n := range b.nodes {

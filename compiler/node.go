@@ -16,6 +16,7 @@ type fleet struct {
 	nodes    []*node // in the order of names, as are pods and services
 	pods     []*pod
 	services []*service
+	checks   []*check // those that have no mistake
 	problems
 }
 
@@ -46,6 +47,7 @@ func readFleet(cfg *schema.Config) *fleet {
 	}
 	f.readPods(byName)
 	f.readServices()
+	f.readChecks()
 	refuseUnbuilt(f)
 	f.check()
 	f.checkFrontends()

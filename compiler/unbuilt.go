@@ -1,8 +1,6 @@
 package compiler
 
 import (
-	"maps"
-	"slices"
 	"strings"
 
 	"plumb.internal/plumb/schema"
@@ -15,9 +13,6 @@ func refuseUnbuilt(f *fleet) {
 	refuse := func(path string) {
 		name := path[strings.LastIndexByte(path, '.')+1:]
 		ps.add(path, "", "%s isn't supported by this version of plumb; remove the field", name)
-	}
-	if len(cfg.Checks) > 0 { // the first one stands for all of them
-		ps.add(field("checks", slices.Min(slices.Collect(maps.Keys(cfg.Checks)))), "", "checks aren't supported by this version of plumb; remove the field")
 	}
 	unbuiltRouting("routing", &cfg.Routing, refuse)
 	unbuiltTuning("tuning", &cfg.Tuning, refuse)

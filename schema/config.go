@@ -156,10 +156,27 @@ type HostTuning struct {
 
 // Check is one statement on reachability.
 type Check struct {
-	From   Endpoint `json:"from"`
-	To     Endpoint `json:"to"`
-	Expect string   `json:"expect,omitempty"`
-	Within string   `json:"within,omitempty"`
+	From   Endpoint  `json:"from"`
+	To     Endpoint  `json:"to"`
+	Expect string    `json:"expect,omitempty"`
+	Within string    `json:"within,omitempty"`
+	Type   string    `json:"type,omitempty"`
+	HTTP   CheckHTTP `json:"http,omitzero"`
+	UDP    CheckUDP  `json:"udp,omitzero"`
+}
+
+// CheckHTTP is what a check by HTTP asks for, and what the answer must be like.
+type CheckHTTP struct {
+	Path   string `json:"path,omitempty"`
+	Host   string `json:"host,omitempty"`
+	Status int    `json:"status,omitempty"`
+	Body   string `json:"body,omitempty"`
+}
+
+// CheckUDP is what a check by UDP sends, and what the answer must be like.
+type CheckUDP struct {
+	Send  string `json:"send,omitempty"`
+	Match string `json:"match,omitempty"`
 }
 
 // Endpoint is one side of a check.

@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/kindtest"
 )
 
 // netprobe is the command that scripts test reachability with:
@@ -21,6 +25,8 @@ import (
 //	netprobe ping ADDR...             one echo each, tried for some seconds
 //	netprobe serve PORT COMMAND...    echoes TCP and UDP while the command runs, and exits like it
 //	netprobe talk tcp|udp ADDR:PORT...
+//	netprobe web PORT COMMAND...      answers by HTTP while the command runs, and exits like it
+//	netprobe names ADDR NAME=ADDR,... COMMAND...  answers at port 53, and exits like the command
 //	netprobe answer NAME PORT COMMAND...  answers TCP and UDP with its name while the command runs, and exits like it
 //	netprobe meet STEP...            asks such servers, see meet
 //	netprobe stay STEP...            goes on asking them, see stay
@@ -31,6 +37,10 @@ func netprobe() {
 		err = each(os.Args[2:], ping)
 	case "serve":
 		err = serve(os.Args[2], os.Args[3:])
+	case "web":
+		err = web(os.Args[2], os.Args[3:])
+	case "names":
+		err = names(os.Args[2], os.Args[3], os.Args[4:])
 	case "answer":
 		err = answerWhile(os.Args[2], os.Args[3], os.Args[4:])
 	case "meet":
@@ -137,6 +147,44 @@ func serve(port string, argv []string) error {
 			u.WriteTo(buf[:n], from)
 		}
 	}()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// web answers that all is well, but for /broken.
+func web(port string, argv []string) error {
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/broken" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintln(w, "all is well")
+	}))
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// names knows one name.
+func names(addr, entry string, argv []string) error {
+	c, err := net.ListenPacket("udp", net.JoinHostPort(addr, "53"))
+	if err != nil {
+		return err
+	}
+	name, list, _ := strings.Cut(entry, "=")
+	known := map[string][]netip.Addr{}
+	for _, text := range strings.Split(list, ",") {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return err
+		}
+		known[name] = append(known[name], a)
+	}
+	go kindtest.ServeNames(c, known)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()

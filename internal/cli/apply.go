@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"plumb.internal/plumb/internal/checks"
 	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
@@ -29,6 +30,7 @@ type applied struct {
 	Plan          *resource.Plan `json:"plan"`
 	Verified      bool           `json:"verified"`
 	Writes        int            `json:"writes"` // to the kernel and to plumb's own folders
+	Checks        []checkRow     `json:"checks,omitempty"`
 }
 
 // Apply makes this machine what the files say, and verifies it.
@@ -63,49 +65,64 @@ func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler
 	if err != nil {
 		return err
 	}
-	if err := s.carryOut(ctx, opt, saved, p, observed); err != nil {
+	must, err := s.carryOut(ctx, opt, saved, p, observed)
+	if err != nil {
 		return o.failed(p, s.host.Writes(), err)
 	}
+	took := time.Since(began) - s.checking
+	results, failed := s.checkAfter(ctx, must)
 	o.warn(s.host.Warnings())
-	return o.done(p, s.host.Writes(), time.Since(began))
+	return errors.Join(o.done(p, s.host.Writes(), took, results, must), failed)
 }
 
-// carryOut applies a plan that is fresh, unless something or somebody is against it, and verifies the outcome.
-func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+// carryOut applies a plan that is fresh, unless something or somebody is against it, and verifies the outcome. It returns
+// which checks must hold then, see checkBefore.
+func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
 	o := s.o
 	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
+		return nil, exitOf(err)
 	}
 	if !o.JSON() {
 		if err := o.writePlan(p); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}); err != nil {
-		return exitOf(err)
+		return nil, exitOf(err)
 	}
 	if !p.Empty() {
-		if err := o.mayGoOn(ctx, opt, saved != nil, "Make these changes?"); err != nil {
-			return err
-		}
-		if err := s.host.Settle(); err != nil {
-			return err
-		}
-		show, clear := o.progress()
-		err := reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-		clear()
-		if err != nil {
-			return interrupted(ctx, err, "plumb apply")
-		}
-		if err := reconciler.Verify(ctx, s.host, s.compiled.State); err != nil {
-			return interrupted(ctx, err, "plumb apply")
+		if must, err = s.execute(ctx, opt, saved != nil, p, observed); err != nil {
+			return nil, err
 		}
 	}
 	r, err := s.revision(p.Summary())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.keep(r)
+	return must, s.keep(r)
+}
+
+// execute asks, applies and verifies; it returns which checks must hold then.
+func (s *session) execute(ctx context.Context, opt ApplyOptions, reviewed bool, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
+	if err := s.o.mayGoOn(ctx, opt, reviewed, "Make these changes?"); err != nil {
+		return nil, err
+	}
+	if must, err = s.checkBefore(ctx, observed); err != nil {
+		return nil, err
+	}
+	if err := s.host.Settle(); err != nil {
+		return nil, err
+	}
+	show, clear := s.o.progress()
+	err = reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+	clear()
+	if err != nil {
+		return nil, interrupted(ctx, err, "plumb apply")
+	}
+	if err := reconciler.Verify(ctx, s.host, s.compiled.State); err != nil {
+		return nil, interrupted(ctx, err, "plumb apply")
+	}
+	return must, nil
 }
 
 // failed writes, as JSON, the plan that was not carried out to its end: it names what is in the way.
@@ -113,7 +130,7 @@ func (o *Options) failed(p *resource.Plan, writes int, err error) error {
 	if !o.JSON() {
 		return err
 	}
-	return errors.Join(err, o.writeJSON(applied{"1", p, false, writes}))
+	return errors.Join(err, o.writeJSON(applied{"1", p, false, writes, nil}))
 }
 
 // check compares a saved plan with what would be planned now.
@@ -137,10 +154,11 @@ func (o *Options) mayGoOn(ctx context.Context, opt ApplyOptions, reviewed bool, 
 }
 
 // done says how an apply went.
-func (o *Options) done(p *resource.Plan, writes int, took time.Duration) error {
+func (o *Options) done(p *resource.Plan, writes int, took time.Duration, results []checks.Result, must map[string]bool) error {
 	if o.JSON() {
-		return o.writeJSON(applied{"1", p, true, writes})
+		return o.writeJSON(applied{"1", p, true, writes, checkRows(results)})
 	}
+	defer o.writeOutcome(results, must)
 	if p.Empty() {
 		if writes == 0 {
 			_, err := fmt.Fprintln(o.Out, "verified; nothing was written to the kernel")
@@ -216,7 +234,7 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 		return err
 	}
 	o.warn(s.host.Warnings())
-	if err := o.done(p, s.host.Writes(), time.Since(began)); err != nil || o.JSON() {
+	if err := o.done(p, s.host.Writes(), time.Since(began), nil, nil); err != nil || o.JSON() {
 		return err
 	}
 	_, err = fmt.Fprintf(o.Out, "node %s: nothing is left\n", s.node)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/history"
@@ -31,7 +32,8 @@ type session struct {
 	earlier  *history.Revision // that is applied again, in the place of the files
 	set      *features.Set
 	compiled *compiler.Compiled
-	host     *host.Host // nil for plan --features
+	host     *host.Host    // nil for plan --features
+	checking time.Duration // that checks took before an apply
 }
 
 // openHost opens the node of this machine.

@@ -98,7 +98,7 @@ func (p Probe) explain(ctx context.Context, err error, took time.Duration) error
 		return err
 	}
 	failed := func(format string, args ...any) error {
-		return &Unreachable{fmt.Sprintf(format, args...) + " after " + milliseconds(took), err}
+		return &Unreachable{fmt.Sprintf(format, args...) + " after " + Milliseconds(took), err}
 	}
 	errno, _ := errors.AsType[unix.Errno](err)
 	switch {
@@ -118,8 +118,8 @@ func (p Probe) explain(ctx context.Context, err error, took time.Duration) error
 	return fmt.Errorf("probe %s: %w", p.Target(), err)
 }
 
-// milliseconds writes a time as people compare it: "0.4 ms", "12 ms".
-func milliseconds(d time.Duration) string {
+// Milliseconds writes a time as people compare it: "0.4 ms", "12 ms".
+func Milliseconds(d time.Duration) string {
 	ms := float64(d) / float64(time.Millisecond)
 	if ms < 10 {
 		return fmt.Sprintf("%.1f ms", ms)
