@@ -22,6 +22,8 @@ type ApplyOptions struct {
 	Parallel int
 	// Progress, if set, is told after each change. It is never called twice at once.
 	Progress func(done, total int, c resource.Change)
+	// Keep is for an apply that may be taken back: what couldn't be made again stays for now. See Kept and Drop.
+	Keep bool
 }
 
 // workers is the number of changes at once.

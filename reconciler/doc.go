@@ -5,8 +5,9 @@
 //	          ├─ Diff ──► resource.Plan ──► Apply ──► Verify: observed again, the plan must be empty
 //	Observe ──┘
 //
-// Everything goes through THE table of kinds in kinds.go. Nothing else here knows a kind, but for one thing: the host must
-// be told of adopted namespaces before it is looked at. What the files hold:
+// Everything goes through THE table of kinds in kinds.go. Nothing else here knows a kind, but for two things: the host must
+// be told of adopted namespaces before it is looked at, and an apply that may be taken back leaves namespaces, programs and
+// maps. What the files hold:
 //
 //	reconciler_linux.go  the functions that others call
 //	observe.go           what is on the host
@@ -15,6 +16,7 @@
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files
 //	record.go            what is on the host as a state to come back to, in bytes
+//	back_linux.go        coming back to it, and dropping what was left for that
 //
 // # How a plan is ordered
 //

@@ -45,6 +45,10 @@ type Finisher interface {
 	Finish(ctx context.Context, h *host.Host) error
 }
 
+// Keeper is a kind whose objects can't be made again from a record of them. An apply that may be taken back leaves those
+// that nothing wants any more.
+type Keeper interface{ Keeps() }
+
 // kinds is THE table: a new kind of object is one new folder and one line here.
 var kinds = table{
 	netns.Kind:    of(netns.Ops{}),

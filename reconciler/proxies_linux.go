@@ -20,7 +20,7 @@ import (
 // none until its first port is up, nor while its only port is being replaced. The kernel acts on that up to a second
 // later, so this waits until it has caught up; nothing is lost after that as long as the bridge has a port that is up, and
 // without one there is nobody to answer.
-func restoreProxies(ctx context.Context, h *host.Host, desired resource.State) error {
+func restoreProxies(ctx context.Context, h *host.Host, desired resource.State, look func(context.Context) (*resource.Plan, error)) error {
 	var wanted []neigh.Neigh
 	for _, r := range desired {
 		if n, ok := r.(neigh.Neigh); ok && n.Proxy {
@@ -33,11 +33,7 @@ func restoreProxies(ctx context.Context, h *host.Host, desired resource.State) e
 	if err := awaitCarrier(ctx, h, wanted); err != nil {
 		return err
 	}
-	o, err := Observe(ctx, h, desired)
-	if err != nil {
-		return err
-	}
-	p, err := Diff(desired, o)
+	p, err := look(ctx)
 	if err != nil {
 		return err
 	}

@@ -44,22 +44,43 @@ func Diff(desired resource.State, o *Observed) (*resource.Plan, error) { return 
 // begun. With conflicts in the plan nothing is touched and the error is a *ConflictError.
 func Apply(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions) error {
 	defer h.Forget()
+	if opt.Keep {
+		p = kinds.keeping(p)
+		h.Keep.Store(true)
+		defer h.Keep.Store(false)
+	}
 	return kinds.apply(ctx, h, p, opt)
 }
 
 // Verify observes until nothing remains to be changed. If something still does after a few seconds the error is a
 // *NotConvergedError. It writes nothing, but on old kernels the proxy entries that they drop after the fact.
 func Verify(ctx context.Context, h *host.Host, desired resource.State) error {
-	if err := restoreProxies(ctx, h, desired); err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	return verify(ctx, settleTime, func(ctx context.Context) (*resource.Plan, error) {
+	return verifyAs(ctx, h, desired, Diff)
+}
+
+// VerifyKept is Verify after an apply with ApplyOptions.Keep: what it left doesn't count.
+func VerifyKept(ctx context.Context, h *host.Host, desired resource.State) error {
+	return verifyAs(ctx, h, desired, func(desired resource.State, o *Observed) (*resource.Plan, error) {
+		p, err := Diff(desired, o)
+		if err != nil {
+			return nil, err
+		}
+		return kinds.keeping(p), nil
+	})
+}
+
+func verifyAs(ctx context.Context, h *host.Host, desired resource.State, diff func(resource.State, *Observed) (*resource.Plan, error)) error {
+	look := func(ctx context.Context) (*resource.Plan, error) {
 		o, err := Observe(ctx, h, desired)
 		if err != nil {
 			return nil, err
 		}
-		return Diff(desired, o)
-	})
+		return diff(desired, o)
+	}
+	if err := restoreProxies(ctx, h, desired, look); err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	return verify(ctx, settleTime, look)
 }
 
 // Converge makes the host what desired says: observe, diff, apply, verify. Where there is nothing to do it writes nothing.

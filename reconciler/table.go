@@ -23,6 +23,7 @@ type kind interface {
 	finish(ctx context.Context, h *host.Host) error
 	conflicts(desired resource.State, foreign []resource.Resource) []resource.Conflict
 	decode(object []byte) (resource.Resource, error)
+	keeps() bool
 }
 
 // of erases the type of a kind's resources.
@@ -70,6 +71,11 @@ func (e erased[R]) decode(object []byte) (resource.Resource, error) {
 	var r R
 	err := json.Unmarshal(object, &r)
 	return r, err
+}
+
+func (e erased[R]) keeps() bool {
+	_, ok := e.ops.(Keeper)
+	return ok
 }
 
 // check reports the first resource whose kind isn't in the table.

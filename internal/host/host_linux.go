@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,6 +40,8 @@ type Host struct {
 	Options
 	// OnWrite, if set before the first write, is called before every write: a test stops or kills there. It may panic.
 	OnWrite func(n int, what string)
+	// Keep is set for an apply that may be taken back: kinds keep what they delete where they couldn't make it again.
+	Keep atomic.Bool
 
 	writes  atomic.Int64
 	root    *NS
@@ -157,6 +160,23 @@ func (h *Host) Processes(id netns.ID) ([]int, error) {
 		return nil, fmt.Errorf("look for processes: %w", err)
 	}
 	return all[0][id.Ino], nil
+}
+
+// WarnOfProcesses warns of processes in the namespace at path, which is about to be gone from where people know it.
+func (h *Host) WarnOfProcesses(path, from string) error {
+	id, err := netns.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNotNetNS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pids, err := h.Processes(id)
+	if len(pids) > 0 {
+		h.Warn("namespace %s is gone from %s, but lives on without links as long as processes are inside: %s",
+			filepath.Base(from), from, strings.Trim(fmt.Sprint(pids), "[]"))
+	}
+	return err
 }
 
 // NS returns the handles for the namespace of a pod, or for the root namespace (""). Where there is no such namespace of

@@ -90,6 +90,9 @@ func (m Map) Origin() string { return m.From }
 // Ops implements reconciler.Ops for maps.
 type Ops struct{}
 
+// Keeps implements reconciler.Keeper: no record holds what is in a map.
+func (Ops) Keeps() {}
+
 // Diff lists what differs between an observed and a desired map of one ID: nothing, but for a map that isn't what its
 // name says. Such a one can't be mended; in a recorded state it is left as it is.
 func (Ops) Diff(observed, desired Map) (fields []resource.Field, inPlace bool) {

@@ -76,6 +76,9 @@ func (p Program) Origin() string { return p.From }
 // Ops implements reconciler.Ops for programs.
 type Ops struct{}
 
+// Keeps implements reconciler.Keeper: no record holds a program's code.
+func (Ops) Keeps() {}
+
 // Diff lists what differs between an observed and a desired program of one ID: nothing, unless its maps are of an earlier
 // life, whose pins are gone. Then it is loaded again under its name, and links are moved to it. In a recorded state such a
 // one is left as it is.

@@ -132,6 +132,11 @@ func (Ops) Create(_ context.Context, h *host.Host, n NetNS) error {
 
 // create makes the namespace of a pod in a folder that is ready; to reclaim is to use a mount point that is there.
 func create(h *host.Host, pod, path string, reclaim bool) error {
+	if found, err := bringBack(h, pod, path, reclaim); err != nil {
+		return fmt.Errorf("create namespace %s from where it was set aside: %w", path, err)
+	} else if found {
+		return nil
+	}
 	if err := reserve(h, pod); err != nil {
 		return err
 	}
@@ -140,6 +145,11 @@ func create(h *host.Host, pod, path string, reclaim bool) error {
 		return fmt.Errorf("create namespace %s: %w", path, err)
 	}
 	defer f.Close()
+	return bind(h, f, pod, path, reclaim)
+}
+
+// bind names a namespace, and makes sure that everybody sees it.
+func bind(h *host.Host, f *os.File, pod, path string, reclaim bool) error {
 	if !reclaim {
 		h.Wrote("create %s", path)
 		file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
@@ -257,7 +267,8 @@ func (o Ops) Update(ctx context.Context, h *host.Host, from, to NetNS) error {
 }
 
 // Delete removes the namespace of a pod with everything in it, or lets an adopted one go. Processes inside keep the
-// namespace itself alive; they are named in a warning.
+// namespace itself alive; they are named in a warning. Where Host.Keep is set it is only moved out of the way, without its
+// links: Create brings it back.
 func (Ops) Delete(_ context.Context, h *host.Host, n NetNS) error {
 	if n.Path != "" {
 		h.Drop(n.Name)
@@ -271,7 +282,14 @@ func (Ops) Delete(_ context.Context, h *host.Host, n NetNS) error {
 	ns, err := h.NS(n.Name)
 	switch {
 	case err == nil:
-		if err := empty(h, ns, path); err != nil {
+		if err := empty(h, ns); err != nil {
+			return err
+		}
+		if h.Keep.Load() {
+			if err := setAside(h, n.Name, path); err != nil {
+				return fmt.Errorf("set namespace %s aside: %w", path, err)
+			}
+		} else if err := h.WarnOfProcesses(path, path); err != nil {
 			return err
 		}
 		h.Drop(n.Name)
@@ -309,7 +327,7 @@ func (Ops) Delete(_ context.Context, h *host.Host, n NetNS) error {
 
 // empty deletes our links inside, and with them their other ends: the kernel would do so only some time after the
 // namespace is gone, and not at all while a process is inside.
-func empty(h *host.Host, ns *host.NS, path string) error {
+func empty(h *host.Host, ns *host.NS) error {
 	ns.Forget()
 	links, err := ns.Links()
 	if err != nil {
@@ -327,14 +345,6 @@ func empty(h *host.Host, ns *host.NS, path string) error {
 		if err := ns.Request(req); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("delete link %s/%s: %w", ns.Name, l.Name, err)
 		}
-	}
-	pids, err := h.Processes(ns.ID)
-	if err != nil {
-		return err
-	}
-	if len(pids) > 0 {
-		h.Warn("namespace %s is gone from %s, but lives on without links as long as processes are inside: %s",
-			ns.Name, path, strings.Trim(fmt.Sprint(pids), "[]"))
 	}
 	return nil
 }
