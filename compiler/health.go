@@ -63,20 +63,20 @@ func (f *fleet) readHealth(s *service) {
 	t := HealthTarget{Type: h.Type, Path: h.Path, Failures: cmp.Or(h.Failures, healthFailures), Successes: cmp.Or(h.Successes, healthSuccesses)}
 	t.Interval = duration("interval", h.Interval, minHealthInterval, maxHealthInterval, healthInterval)
 	t.Timeout = duration("timeout", h.Timeout, minHealthTimeout, maxHealthInterval, min(healthTimeout, t.Interval/2))
-	if most := mostTimeout(t); t.Timeout > most {
+	if most := MostTimeout(t.Failures, t.Interval); t.Timeout > most {
 		f.wrong(s, path+".timeout", "", "%d failures every %s are told within %s only if none takes longer than %s; set timeout to that, or a longer interval",
 			t.Failures, t.Interval, time.Duration(t.Failures)*t.Interval, most)
 	}
 	s.health = t
 }
 
-// mostTimeout is the longest time-out with which a backend that doesn't answer any more is out within failures × interval:
+// MostTimeout is the longest time-out with which a backend that doesn't answer any more is out within failures × interval:
 // it may have died right after a probe, and the failures that follow come one after the other.
-func mostTimeout(t HealthTarget) time.Duration {
-	if t.Failures == 1 {
-		return t.Interval / 2
+func MostTimeout(failures int, interval time.Duration) time.Duration {
+	if failures == 1 {
+		return interval / 2
 	}
-	return (t.Interval * time.Duration(t.Failures-1) / time.Duration(t.Failures)).Truncate(time.Millisecond)
+	return (interval * time.Duration(failures-1) / time.Duration(failures)).Truncate(time.Millisecond)
 }
 
 // probeBackends adds the probes of one frontend: of its backends that are to get new clients. What is drained, or looked

@@ -40,7 +40,8 @@ func (t *tally) next(s compiler.HealthTarget) time.Duration {
 	case s.Failures == 1:
 		return s.Interval - s.Timeout
 	case t.run > 0:
-		return s.Interval - s.Timeout/time.Duration(s.Failures-1)
+		rest := time.Duration(s.Failures - 1)
+		return s.Interval - (s.Timeout+rest-1)/rest
 	}
 	return s.Interval
 }

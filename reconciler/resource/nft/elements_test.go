@@ -26,7 +26,7 @@ func anyTable(r *rand.Rand) Table {
 					Affinity:  []time.Duration{0, 0, time.Hour}[r.IntN(3)]}
 				for i := range byte(3) {
 					b := resource.Backend{Address: netip.AddrFrom4([4]byte{10, 0, 0, 10 + i}), Port: 8080, Weight: r.IntN(4),
-						State: []string{resource.Active, resource.Active, resource.Terminating, resource.Maintenance}[r.IntN(4)]}
+						State: []string{resource.Active, resource.Active, resource.Terminating, resource.Maintenance, resource.Down}[r.IntN(5)]}
 					if f.Address.Is6() {
 						b.Address = netip.AddrFrom16([16]byte{0xfd, 15: 10 + i})
 					}

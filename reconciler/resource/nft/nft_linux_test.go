@@ -57,7 +57,7 @@ func TestKind(t *testing.T) {
 			with(web6, func(f *resource.Frontend) {
 				f.Algorithm = resource.RoundRobin
 				f.Affinity = time.Hour
-				f.Backends[0].State, f.Backends[1].State = resource.Maintenance, resource.Terminating
+				f.Backends[0].State, f.Backends[1].State = resource.Down, resource.Terminating
 			}),
 		}},
 	}

@@ -155,7 +155,7 @@ func backendsOf(t *rapid.T, v6 bool, weights []int) []resource.Backend {
 				continue
 			}
 			bs = append(bs, backend(fmt.Sprintf(format, i+1, port), rapid.SampledFrom(weights).Draw(t, "weight"),
-				rapid.SampledFrom([]string{resource.Active, resource.Active, resource.Active, resource.Terminating, resource.Maintenance}).Draw(t, "state")))
+				rapid.SampledFrom([]string{resource.Active, resource.Active, resource.Active, resource.Terminating, resource.Maintenance, resource.Down}).Draw(t, "state")))
 		}
 	}
 	return bs

@@ -82,7 +82,7 @@ func TestKind(t *testing.T) {
 		"UDP": {
 			frontend("[fd00:96::1]:53", "UDP", resource.Random, backend("[fd00::1]:53", 1, resource.Active), backend("[fd00::2]:53", 1, resource.Maintenance)),
 			frontend("[fd00:96::1]:53", "UDP", resource.Random, backend("[fd00::2]:53", 0, resource.Active)).sticky(time.Minute),
-			frontend("[fd00:96::1]:53", "UDP", resource.Maglev, backend("[fd00::2]:53", 5, resource.Maintenance)),
+			frontend("[fd00:96::1]:53", "UDP", resource.Maglev, backend("[fd00::2]:53", 5, resource.Down)),
 			frontend("[fd00:96::2]:53", "UDP", resource.RoundRobin, backend("[fd00::1]:53", 7, resource.Active)),
 		},
 	} {
