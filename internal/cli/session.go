@@ -120,6 +120,7 @@ func (s *session) plan(ctx context.Context) (*resource.Plan, *reconciler.Observe
 		if observed, err = reconciler.Observe(ctx, s.host, s.compiled.State); err != nil {
 			return nil, nil, err
 		}
+		s.keepHealth(observed.Owned)
 	}
 	p, err := reconciler.Diff(s.compiled.State, observed)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/service"
@@ -112,4 +113,18 @@ func Observed(owned resource.State) Verdicts {
 		}
 	}
 	return v
+}
+
+// Of are the verdicts on backends that are probed.
+func (v Verdicts) Of(probes []compiler.HealthProbe) Verdicts {
+	some := Verdicts{}
+	for _, p := range probes {
+		for _, f := range p.Frontends {
+			k := Key{f, p.Backend}
+			if verdict, ok := v[k]; ok {
+				some[k] = verdict
+			}
+		}
+	}
+	return some
 }

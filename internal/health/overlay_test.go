@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/service"
@@ -30,7 +31,9 @@ func states(f resource.Frontend) (all []string) {
 	return all
 }
 
-func at(i byte) netip.AddrPort { return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 8080) }
+func at(i byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), 8080)
+}
 
 func TestOverlay(t *testing.T) {
 	active, idle := resource.Backend{Weight: 1, State: resource.Active}, resource.Backend{Weight: 0, State: resource.Active}
@@ -109,5 +112,9 @@ func TestObserved(t *testing.T) {
 	desired[s.ID()] = up
 	if d := cmp.Diff(observed, Overlay(desired, v), all); d != "" {
 		t.Error(d)
+	}
+	target := compiler.HealthTarget{Backend: at(2)}
+	if d := cmp.Diff(Verdicts{{s.Name(), at(2)}: {Down: true}}, v.Of([]compiler.HealthProbe{{HealthTarget: target, Frontends: []string{s.Name(), "x"}}}), all); d != "" {
+		t.Errorf("of those that are probed:\n%s", d)
 	}
 }
