@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime"
@@ -24,7 +25,13 @@ type ApplyOptions struct {
 	Progress func(done, total int, c resource.Change)
 	// Keep is for an apply that may be taken back: what couldn't be made again stays for now. See Kept and Drop.
 	Keep bool
+	// Skip are objects to leave as they are, and with them what waits for them. That is no error, and a conflict of one of
+	// them keeps nothing else from being changed.
+	Skip map[resource.ID]bool
 }
+
+// errLeft is the cause of what waits for an object that is left as it is; nobody gets to see it.
+var errLeft = errors.New("left as it is")
 
 // workers is the number of changes at once.
 func (o ApplyOptions) workers() int {
@@ -37,8 +44,8 @@ func (o ApplyOptions) workers() int {
 // apply makes the changes of a plan. A change that fails skips only what depends on it; the error holds a ChangeError for
 // each. When ctx ends, changes under way are finished and no other is begun.
 func (t table) apply(ctx context.Context, h *host.Host, p *resource.Plan, opt ApplyOptions) error {
-	if len(p.Conflicts) > 0 {
-		return &ConflictError{p.Conflicts}
+	if met := slices.DeleteFunc(slices.Clone(p.Conflicts), func(c resource.Conflict) bool { return opt.Skip[c.ID] }); len(met) > 0 {
+		return &ConflictError{met}
 	}
 	if p.Empty() {
 		return nil
@@ -51,9 +58,12 @@ func (t table) apply(ctx context.Context, h *host.Host, p *resource.Plan, opt Ap
 	}
 	r := &run{kinds: t, host: h, g: g, opt: opt, ready: first, left: len(g.steps), cause: make([]*ChangeError, len(g.steps))}
 	r.wake.L = &r.mu
-	for _, s := range g.steps {
+	for i, s := range g.steps {
 		if g.finishes(s) {
 			r.total++
+		}
+		if opt.Skip[s.id] {
+			r.cause[i] = &ChangeError{ID: s.id, Action: s.op.action(), Err: errLeft}
 		}
 	}
 	defer context.AfterFunc(ctx, r.stop)()

@@ -73,3 +73,20 @@ func compile(src *compiler.Source, node string, set *features.Set) (*compiler.Co
 	}
 	return c, nil
 }
+
+// daemonNode is the node of this machine for the daemon, which has to start without any file that can be used: then it is
+// the node that has a history here, the host's own where there are several.
+func (o *Options) daemonNode(ctx context.Context) (string, error) {
+	node, err := o.nodeName(ctx)
+	if err == nil {
+		return node, nil
+	}
+	entries, _ := os.ReadDir(o.StateDir)
+	host, _ := os.Hostname()
+	for _, e := range entries {
+		if e.Name() == host || len(entries) == 1 {
+			return e.Name(), nil
+		}
+	}
+	return "", err
+}

@@ -267,3 +267,12 @@ func (r *Revision) Text() string {
 	}
 	return cmp.Or(strings.Join(words, ", "), "no changes")
 }
+
+// Newest is the number of the newest revision, 0 where the node has none. It reads no revision.
+func Newest(stateDir, node string) (int, error) {
+	numbers, err := list(stateDir, node)
+	if err != nil || len(numbers) == 0 {
+		return 0, err
+	}
+	return numbers[len(numbers)-1], nil
+}

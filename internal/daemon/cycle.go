@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/health"
+	"plumb.internal/plumb/internal/history"
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// start decides what counts first. A node without anything of ours has been booted: it gets the last good state before any
+// file is read. On a node that is at work the files come first: what they say may have been put in force before, though not
+// yet kept, and going back to the last good state in between would cut it.
+func (d *Daemon) start(ctx context.Context) error {
+	var err error
+	if d.revision, err = history.Newest(d.StateDir, d.Node); err != nil {
+		d.Log.Error("the history can't be read", "err", err)
+	}
+	_, err = os.Stat(d.heldPath())
+	d.held = err == nil
+	o, err := reconciler.Observe(ctx, d.Host, resource.State{})
+	if err != nil {
+		return err
+	}
+	d.prober.Adopt(health.Observed(o.Owned))
+	good, err := d.lastGood(ctx)
+	if err != nil {
+		d.Log.Error("the last good state can't be used", "err", err)
+	}
+	d.enforce(good)
+	if len(o.Owned) == 0 && d.inForce != nil && !d.isSuspended() {
+		d.touched = false
+		d.cycle(ctx)
+		d.touched = true
+	}
+	return nil
+}
+
+// Outcome is how a single cycle ended that left something to be done.
+type Outcome struct {
+	api.Status
+	Refused error // why the files' change waits; nil if it doesn't
+}
+
+// Error implements error.
+func (o *Outcome) Error() string { return o.State + ": " + o.Reason }
+
+// Once does one cycle, as Run does its first. The error is an *Outcome where the node isn't as the files say.
+func (d *Daemon) Once(ctx context.Context) error {
+	defer d.close()
+	if err := d.open(ctx); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	if err := d.start(ctx); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	for {
+		if retry := d.cycle(ctx); retry != retryLock {
+			break
+		}
+		select { // another process is at work
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryLock):
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s := d.Status()
+	if s.State == api.Converged {
+		return nil
+	}
+	o := &Outcome{Status: s}
+	if d.candidate != nil {
+		o.Refused = d.candidate.refused
+	}
+	return o
+}
+
+// cycle does once all that there is to do. It returns after how long it wants to be called again at the latest; 0 for
+// whenever something happens.
+func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
+	began := time.Now()
+	defer func() { d.publish(began) }()
+	if d.waits = ""; d.isSuspended() {
+		return 0
+	}
+	if d.touched {
+		d.evaluate(ctx)
+	}
+	unlock, err := reconciler.Lock(d.Host)
+	if err != nil {
+		if locked := new(reconciler.LockedError); !errors.As(err, &locked) {
+			d.Log.Error("can't begin", "err", err)
+			retry = retryError
+		} else {
+			retry = retryLock
+		}
+		d.waits = err.Error()
+		return retry
+	}
+	defer unlock()
+	if d.waits = d.Pending(); d.waits != "" {
+		return retryError
+	}
+	err = d.follow(ctx)
+	if err == nil {
+		err = d.reconcile(ctx)
+	}
+	d.metrics.cycle(time.Since(began), err)
+	if err != nil && ctx.Err() == nil {
+		d.waits = err.Error()
+		d.Log.Error("a cycle failed", "err", err)
+		return retryError
+	}
+	return 0
+}

@@ -1,0 +1,238 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/health"
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/watch"
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/schema"
+)
+
+// Options say which node a daemon looks after, and how.
+type Options struct {
+	Node     string
+	Dir      string   // the repository
+	Tags     []string // CUE tags
+	StateDir string   // the folder of all nodes' history
+	Host     *host.Host
+	Features func(context.Context) (*features.Set, error)
+	Interval time.Duration      // between two full looks; they find what has no event
+	Allowed  reconciler.Allowed // for every change of the files
+	Log      *slog.Logger
+	Version  string
+	Notify   func(state string) // told of readiness and state, as sd_notify(3) has it; may be nil
+	Watchdog time.Duration      // Notify is told at least this often that the daemon lives; 0 for never
+	Pending  func() string      // says whether a confirmation is pending, and "" if none is; may be nil
+}
+
+// Daemon keeps one node true.
+type Daemon struct {
+	Options
+	metrics *metrics
+	files   *watch.Files
+	kernel  *watch.Kernel
+	prober  *health.Prober
+	asked   chan request
+
+	// What follows is only touched by the goroutine that runs cycles.
+	inForce, candidate *version
+	read               *watch.Sum // the files as they were evaluated last
+	held               bool       // the files are left alone until they change: somebody applied something else
+	touched            bool       // the files may have changed
+	revision           int        // the newest one that is known
+	backoff            backoff
+	whole              time.Time // when the last full look was
+	idle               int       // events in a row that led to nothing
+	deaf               time.Time // until then, events of the kernel are only collected
+	conflicts          []resource.Conflict
+	waits              string // why nothing was done in the last cycle
+
+	mu        sync.Mutex
+	status    api.Status
+	suspended *api.Suspension
+}
+
+// version is one configuration of the node.
+type version struct {
+	config   *schema.Config // nil once it is kept as a revision
+	digest   string
+	compiled *compiler.Compiled
+	from     string // "files" or "revision N"
+	revision int    // that keeps it; 0 for none
+	since    time.Time
+	summary  resource.Summary // of the changes that it took, or would take
+	verified bool             // the node was found to be so at least once
+	grant    reconciler.Allowed
+	refused  error // why it isn't in force
+}
+
+// request is a wish that came by the API.
+type request struct {
+	allowed reconciler.Allowed
+	suspend *api.Suspension
+	resume  bool
+	done    chan error
+}
+
+// New prepares a daemon; nothing is watched or done yet.
+func New(o Options) *Daemon {
+	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, touched: true}
+	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
+	if d.Notify == nil {
+		d.Notify = func(string) {}
+	}
+	if d.Pending == nil {
+		d.Pending = func() string { return "" }
+	}
+	return d
+}
+
+// open begins to watch everything.
+func (d *Daemon) open(ctx context.Context) (err error) {
+	if d.kernel, err = watch.NewKernel(d.Host); err != nil {
+		return err
+	}
+	if d.files, err = watch.NewFiles(ctx, d.Dir); err != nil {
+		return err
+	}
+	root, err := d.Host.NS("")
+	if err != nil {
+		return err
+	}
+	d.prober = health.New(root)
+	d.metrics.registry.MustRegister(backends{d.prober})
+	return d.recallSuspension()
+}
+
+func (d *Daemon) close() {
+	if d.kernel != nil {
+		d.kernel.Close()
+	}
+	if d.files != nil {
+		d.files.Close()
+	}
+	if d.prober != nil {
+		d.prober.Close()
+	}
+}
+
+// How soon what couldn't be done is tried again.
+const (
+	retryLock  = 50 * time.Millisecond
+	retryError = time.Second
+)
+
+// Run looks after the node until ctx ends. Then everything stays as it is: the data path needs no daemon.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.close()
+	if err := d.open(ctx); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	if err := d.start(ctx); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	retry := d.cycle(ctx)
+	d.Notify("READY=1")
+	d.Log.Info("plumb runs", "node", d.Node, "dir", d.Dir, "interval", d.Interval)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var alive <-chan time.Time
+	if d.Watchdog > 0 {
+		t := time.NewTicker(d.Watchdog / 3)
+		defer t.Stop()
+		alive = t.C
+	}
+	for {
+		events := d.kernel.C
+		if time.Now().Before(d.deaf) {
+			events = nil
+		}
+		timer.Reset(time.Until(d.due(retry)))
+		var done chan error
+		select {
+		case <-ctx.Done():
+			d.Notify("STOPPING=1")
+			d.Log.Info("plumb stops; the data path stays", "node", d.Node)
+			return nil
+		case <-alive:
+			d.Notify("WATCHDOG=1")
+			continue
+		case <-d.files.C:
+			d.touched = true
+		case <-events:
+		case <-d.prober.Changed():
+		case <-timer.C:
+		case r := <-d.asked:
+			if done = r.done; r.suspend != nil || r.resume {
+				if err := d.suspend(r.suspend); err != nil {
+					done <- err
+					continue
+				}
+			}
+			if d.candidate != nil && (r.allowed.Disruption || r.allowed.Delete) {
+				d.candidate.allowed(r.allowed)
+			}
+		}
+		retry = d.cycle(ctx)
+		if done != nil {
+			done <- nil
+		}
+	}
+}
+
+// due is when the next cycle is, at the latest.
+func (d *Daemon) due(retry time.Duration) time.Time {
+	now := time.Now()
+	next := d.whole.Add(d.Interval)
+	if d.isSuspended() {
+		return now.Add(d.Interval)
+	}
+	if retry > 0 {
+		next = earlier(next, now.Add(retry))
+	}
+	if t := d.backoff.next(); !t.IsZero() {
+		next = earlier(next, t)
+	}
+	if d.deaf.After(now) {
+		next = earlier(next, d.deaf)
+	}
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// ask hands a wish to the goroutine that runs cycles and waits until one is over.
+func (d *Daemon) ask(ctx context.Context, r request) error {
+	r.done = make(chan error, 1)
+	select {
+	case d.asked <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Allow lets the change that waits be made, once, and waits for it.
+func (d *Daemon) Allow(ctx context.Context, allowed reconciler.Allowed) error {
+	return d.ask(ctx, request{allowed: allowed})
+}

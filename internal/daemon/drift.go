@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"strings"
+	"time"
+
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/watch"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// driftKept is how many changes by others the status tells of.
+const driftKept = 20
+
+// tell logs what a plan is about to change. What differs though the node was found right before, with the same
+// configuration, is drift: somebody changed it.
+func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.Events) {
+	s := p.Summary()
+	d.Log.Info("changes", "create", s.Create, "update", s.Update, "replace", s.Replace, "delete", s.Delete, "from", d.inForce.from)
+	var drift []api.Drift
+	now := time.Now().UTC()
+	for _, c := range p.Changes {
+		if skip[c.ID] || d.backoff[c.ID] != nil {
+			continue
+		}
+		what := c.Action.Symbol() + " " + c.ID.String()
+		if !d.inForce.verified {
+			if len(p.Changes) <= oneByOne {
+				d.Log.Info("change", "what", what, "reason", c.Reason)
+			}
+			continue
+		}
+		since, by := cause(c, heard)
+		if since.IsZero() {
+			since = d.whole.UTC()
+		}
+		d.metrics.drifted(c)
+		if len(p.Changes) <= oneByOne {
+			d.Log.Warn("drift", "what", what, "reason", c.Reason, "since", since, "by", by)
+		}
+		drift = append(drift, api.Drift{ID: c.ID, Action: c.Action, What: c.Reason, Since: since, By: by, Healed: now})
+		if len(drift) == driftKept {
+			break
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.Drift = append(drift, d.status.Drift...)
+	d.status.Drift = d.status.Drift[:min(len(d.status.Drift), driftKept)]
+}
+
+// cause finds the event that an object's drift began with: of the same namespace and kind and, where the event names
+// something, of that name.
+func cause(c resource.Change, heard watch.Events) (since time.Time, by string) {
+	for _, e := range heard.List {
+		if e.NetNS != c.ID.NetNS || e.Kind != c.ID.Kind || !strings.Contains(c.ID.Name, e.Name) {
+			continue
+		}
+		if since.IsZero() {
+			since = e.At.UTC()
+		}
+		if e.By != "" {
+			by = e.By
+		}
+	}
+	return since, by
+}

@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/history"
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/schema"
+)
+
+// evaluate reads the files if they have changed, and makes a candidate of them. Files that can't be used are told of in the
+// status, and change nothing else.
+func (d *Daemon) evaluate(ctx context.Context) {
+	d.touched = false
+	sum, err := d.files.Sum()
+	if err == nil && d.read != nil && sum == *d.read {
+		return
+	}
+	if err == nil && d.held && d.read == nil && d.recallHeld(sum) {
+		d.read = &sum // as they were when somebody applied something else
+		return
+	}
+	began := time.Now()
+	var c *version
+	if err == nil {
+		c, err = d.load(ctx)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if again, sumErr := d.files.Sum(); sumErr == nil && again != sum {
+		d.touched = true // written to meanwhile: half of them may be old. Another event comes
+		return
+	}
+	d.read = &sum
+	d.metrics.compiled(time.Since(began), err)
+	d.sourceIs(err)
+	if err != nil {
+		d.candidate = nil
+		return
+	}
+	d.forgetHeld()
+	d.backoff = backoff{}
+	d.candidate = c
+	d.Log.Info("files read", "digest", c.digest[:12], "objects", len(c.compiled.State), "took", time.Since(began))
+}
+
+// load evaluates and compiles the files.
+func (d *Daemon) load(ctx context.Context) (*version, error) {
+	src, err := compiler.Load(ctx, d.Dir, d.Tags)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	v, err := d.compile(ctx, src.Config, "files")
+	if err != nil {
+		return nil, src.Locate(err)
+	}
+	return v, nil
+}
+
+func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (*version, error) {
+	set, err := d.Features(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := compiler.Compile(cfg, d.Node, set)
+	if err != nil {
+		return nil, err
+	}
+	v := &version{config: cfg, compiled: c, from: from, since: time.Now().UTC()}
+	v.digest, err = history.Digest(cfg)
+	return v, err
+}
+
+// sourceIs notes whether the files can be used.
+func (d *Daemon) sourceIs(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := d.status.Source
+	switch {
+	case err == nil && old != nil:
+		d.Log.Info("the files can be used again")
+		d.status.Source = nil
+	case err != nil && (old == nil || old.Error != err.Error()):
+		d.status.Source = &api.Problem{Error: err.Error(), Since: time.Now().UTC()}
+		if old != nil {
+			d.status.Source.Since = old.Since
+		}
+		d.Log.Error("the files can't be used; what was in force stays", "err", err)
+	}
+}
+
+// lastGood is the newest revision; nil where there is none.
+func (d *Daemon) lastGood(ctx context.Context) (*version, error) {
+	r, err := history.Last(d.StateDir, d.Node)
+	if r == nil || r.Destroyed {
+		return nil, err
+	}
+	if err != nil {
+		d.Log.Error("a revision can't be read", "err", err)
+	}
+	v, err := d.compile(ctx, r.Config, fmt.Sprintf("revision %d", r.Revision))
+	if err != nil {
+		return nil, fmt.Errorf("compile revision %d, the last good one: %w", r.Revision, err)
+	}
+	v.config, v.revision = nil, r.Revision
+	return v, nil
+}
+
+// follow takes over what somebody else has applied: another revision than the daemon knows.
+func (d *Daemon) follow(ctx context.Context) error {
+	n, err := history.Newest(d.StateDir, d.Node)
+	if err != nil || n == d.revision {
+		return err
+	}
+	d.revision = n
+	r, err := history.Get(d.StateDir, d.Node, n)
+	if err != nil {
+		return err
+	}
+	switch {
+	case r.Destroyed:
+		d.enforce(nil)
+		d.candidate = nil
+		d.hold()
+		d.Log.Warn("the node was destroyed: nothing is done until something is applied or the files change", "revision", n)
+	case d.candidate != nil && d.candidate.digest == r.Digest: // somebody applied the files
+		d.candidate.revision = n
+	case d.inForce != nil && d.inForce.digest == r.Digest:
+		d.inForce.revision = n
+	default:
+		v, err := d.lastGood(ctx)
+		if err != nil || v == nil {
+			return errors.Join(err, fmt.Errorf("take over revision %d", n))
+		}
+		d.enforce(v)
+		d.candidate = nil
+		d.backoff = backoff{}
+		d.hold()
+		d.Log.Warn("something other than the files was applied; it stays until they change", "revision", n)
+	}
+	return nil
+}
+
+// keep writes a revision of what is in force, now that it is verified.
+func (d *Daemon) keep() error {
+	v := d.inForce
+	if v.revision != 0 || v.config == nil {
+		return nil
+	}
+	last, err := history.Last(d.StateDir, d.Node)
+	if err != nil && last == nil {
+		d.Log.Error("no revision can be read", "err", err)
+	}
+	r, err := history.New(v.config, d.Dir, v.summary)
+	if err != nil {
+		return err
+	}
+	if r.Adds(last) {
+		d.Host.Wrote("write a revision")
+		if err := history.Write(d.StateDir, d.Node, r); err != nil {
+			return err
+		}
+		d.Log.Info("kept as the last good state", "revision", r.Revision, "commit", r.Commit)
+	} else {
+		r.Revision = last.Revision
+	}
+	v.revision, v.config, d.revision = r.Revision, nil, r.Revision
+	return nil
+}
+
+// allowed lets this version be put in force whatever of this it does.
+func (v *version) allowed(a reconciler.Allowed) {
+	v.grant.Disruption = v.grant.Disruption || a.Disruption
+	v.grant.Delete = v.grant.Delete || a.Delete
+}
