@@ -5,11 +5,12 @@ import (
 	"os"
 
 	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/lab"
 )
 
 func main() {
-	if compiler.RunEvaluator() || lab.RunChild() {
+	if compiler.RunEvaluator() || lab.RunChild() || guard.RunChild() {
 		return
 	}
 	os.Exit(run())

@@ -7,12 +7,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/lab"
 )
 
 // TestMain makes this test binary the plumb that scripts run, so that they need nothing but it.
 func TestMain(m *testing.M) {
-	if compiler.RunEvaluator() || lab.RunChild() {
+	if compiler.RunEvaluator() || lab.RunChild() || guard.RunChild() {
 		return
 	}
 	testscript.Main(m, map[string]func(){

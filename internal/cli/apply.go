@@ -22,6 +22,7 @@ type ApplyOptions struct {
 	AllowDisruption bool
 	AllowDelete     bool
 	Parallel        int
+	Confirm         time.Duration // 0: it isn't taken back
 }
 
 // applied is what apply and destroy write as JSON.
@@ -31,6 +32,8 @@ type applied struct {
 	Verified      bool           `json:"verified"`
 	Writes        int            `json:"writes"` // to the kernel and to plumb's own folders
 	Checks        []checkRow     `json:"checks,omitempty"`
+	Outcome       string         `json:"outcome,omitempty"` // with --confirm: confirmed or reverted
+	Why           string         `json:"why,omitempty"`     // it was reverted
 }
 
 // Apply makes this machine what the files say, and verifies it.
@@ -42,6 +45,9 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 			return err
 		}
 		if saved.Destroy {
+			if opt.Confirm > 0 {
+				return errors.New("the removal of everything can't be taken back: leave --confirm out")
+			}
 			return o.destroy(ctx, opt, saved)
 		}
 	}
@@ -56,7 +62,7 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 // apply makes this machine what the session's configuration says.
 func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan) error {
 	o, began := s.o, time.Now()
-	unlock, err := reconciler.Lock(s.host)
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -64,6 +70,9 @@ func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler
 	p, observed, err := s.plan(ctx)
 	if err != nil {
 		return err
+	}
+	if opt.Confirm > 0 {
+		return s.applyGuarded(ctx, opt, saved, p, observed, unlock)
 	}
 	must, err := s.carryOut(ctx, opt, saved, p, observed)
 	if err != nil {
@@ -78,17 +87,8 @@ func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler
 // carryOut applies a plan that is fresh, unless something or somebody is against it, and verifies the outcome. It returns
 // which checks must hold then, see checkBefore.
 func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
-	o := s.o
-	if err := s.check(saved, p, observed); err != nil {
-		return nil, exitOf(err)
-	}
-	if !o.JSON() {
-		if err := o.writePlan(p); err != nil {
-			return nil, err
-		}
-	}
-	if err := reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}); err != nil {
-		return nil, exitOf(err)
+	if err := s.permit(opt, saved, p, observed); err != nil {
+		return nil, err
 	}
 	if !p.Empty() {
 		if must, err = s.execute(ctx, opt, saved != nil, p, observed); err != nil {
@@ -102,15 +102,33 @@ func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconci
 	return must, s.keep(r)
 }
 
-// execute asks, applies and verifies; it returns which checks must hold then.
-func (s *session) execute(ctx context.Context, opt ApplyOptions, reviewed bool, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
+// permit shows a plan and says what is against it.
+func (s *session) permit(opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	if err := s.check(saved, p, observed); err != nil {
+		return exitOf(err)
+	}
+	if !s.o.JSON() {
+		if err := s.o.writePlan(p); err != nil {
+			return err
+		}
+	}
+	return exitOf(reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}))
+}
+
+// prepare asks, and does what comes before the first change; it returns which checks must hold afterwards.
+func (s *session) prepare(ctx context.Context, opt ApplyOptions, reviewed bool, observed *reconciler.Observed) (must map[string]bool, err error) {
 	if err := s.o.mayGoOn(ctx, opt, reviewed, "Make these changes?"); err != nil {
 		return nil, err
 	}
 	if must, err = s.checkBefore(ctx, observed); err != nil {
 		return nil, err
 	}
-	if err := s.host.Settle(); err != nil {
+	return must, s.host.Settle()
+}
+
+// execute asks, applies and verifies; it returns which checks must hold then.
+func (s *session) execute(ctx context.Context, opt ApplyOptions, reviewed bool, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
+	if must, err = s.prepare(ctx, opt, reviewed, observed); err != nil {
 		return nil, err
 	}
 	show, clear := s.o.progress()
@@ -130,7 +148,7 @@ func (o *Options) failed(p *resource.Plan, writes int, err error) error {
 	if !o.JSON() {
 		return err
 	}
-	return errors.Join(err, o.writeJSON(applied{"1", p, false, writes, nil}))
+	return errors.Join(err, o.writeJSON(applied{FormatVersion: "1", Plan: p, Writes: writes}))
 }
 
 // check compares a saved plan with what would be planned now.
@@ -156,7 +174,7 @@ func (o *Options) mayGoOn(ctx context.Context, opt ApplyOptions, reviewed bool, 
 // done says how an apply went.
 func (o *Options) done(p *resource.Plan, writes int, took time.Duration, results []checks.Result, must map[string]bool) error {
 	if o.JSON() {
-		return o.writeJSON(applied{"1", p, true, writes, checkRows(results)})
+		return o.writeJSON(applied{FormatVersion: "1", Plan: p, Verified: true, Writes: writes, Checks: checkRows(results)})
 	}
 	defer o.writeOutcome(results, must)
 	if p.Empty() {
@@ -211,7 +229,7 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 		return err
 	}
 	defer s.close()
-	unlock, err := reconciler.Lock(s.host)
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

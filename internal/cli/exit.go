@@ -14,6 +14,7 @@ const (
 	ExitChanges  = 2 // plan --detailed-exitcode: there are changes; status: drifted
 	ExitConflict = 3
 	ExitRefused  = 4 // needs a flag or a yes, or the plan is stale
+	ExitReverted = 5 // apply --confirm: taken back
 )
 
 // Exit is an error with an exit code of its own. Err may be nil: everything has been said already.

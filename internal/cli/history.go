@@ -32,7 +32,7 @@ func (s *session) keep(r *history.Revision) error {
 		return nil
 	}
 	s.host.Wrote("write a revision into %s", history.Dir(s.o.StateDir, s.node))
-	return history.Write(s.o.StateDir, s.node, r)
+	return history.Keep(s.o.StateDir, s.node, r)
 }
 
 // revisions is what `plumb history -o json` writes.

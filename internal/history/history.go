@@ -89,6 +89,14 @@ func (r *Revision) Adds(last *Revision) bool {
 	return last.Digest != r.Digest || last.Destroyed != r.Destroyed
 }
 
+// Keep writes r unless the newest revision says the same. Revisions that can't be read don't keep it from that.
+func Keep(stateDir, node string, r *Revision) error {
+	if last, _ := Last(stateDir, node); !r.Adds(last) {
+		return nil
+	}
+	return Write(stateDir, node, r)
+}
+
 // Write gives r the next number and keeps it, and drops the oldest ones beyond fifty. Who writes holds the node's lock.
 func Write(stateDir, node string, r *Revision) error {
 	numbers, err := list(stateDir, node)

@@ -241,7 +241,7 @@ func DeadOutside(path string, id ID) bool {
 	if err != nil {
 		return false
 	}
-	for pid := os.Getppid(); pid > 0; pid = parent(pid) {
+	for pid := os.Getppid(); pid > 0; pid = Parent(pid) {
 		// Some container hosts let nobody look at their first process.
 		other, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 		if err != nil || other == mine {
@@ -260,8 +260,8 @@ func DeadOutside(path string, id ID) bool {
 	return false
 }
 
-// parent is the parent of a process; 0 for the first one, or if it can't be read.
-func parent(pid int) (ppid int) {
+// Parent is the parent of a process; 0 for the first one, or if it can't be read.
+func Parent(pid int) (ppid int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
