@@ -72,8 +72,8 @@ func render(c *Compiled) string {
 		fmt.Fprintf(&b, " %s needs %v\n", k.Within, k.Needs)
 	}
 	for _, h := range c.Health {
-		fmt.Fprintf(&b, "health: %s %s%s every %s for %s, %d failures, %d successes: %s\n", h.Backend, h.Type, h.Path, h.Interval, h.Timeout,
-			h.Failures, h.Successes, strings.Join(h.Frontends, " "))
+		fmt.Fprintf(&b, "health: %s %s%s every %s for %s, %d failures, %d successes: %s\n", h.At, h.Type, h.Path, h.Interval, h.Timeout,
+			h.Failures, h.Successes, strings.Trim(fmt.Sprint(h.Backends), "[]"))
 	}
 	for _, w := range c.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", w)

@@ -119,7 +119,7 @@ func (b *builder) settleService(s *service) (answered bool) {
 				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[a.Is6()],
 			}}
 			b.frontends = append(b.frontends, made)
-			b.probeBackends(s, made.Frontend)
+			b.probeBackends(s, p, made.Name(), a.Is6())
 		}
 	}
 	if rounded != nil {

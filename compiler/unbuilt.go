@@ -45,7 +45,6 @@ func (s *service) unbuilt(refuse func(string)) {
 		{"forwarding", asks(s.Forwarding)},
 		{"externalTrafficPolicy", s.ExternalTrafficPolicy == "local"},
 		{"internalTrafficPolicy", s.InternalTrafficPolicy == "local"},
-		{"health", s.Health != schema.Health{}},
 	} {
 		if f.asked {
 			refuse(s.path + "." + f.name)

@@ -20,6 +20,14 @@ func (s *session) daemonRuns() bool {
 	return true
 }
 
+// unprobed warns of services whose backends nobody probes.
+func (s *session) unprobed() []string {
+	if len(s.compiled.Health) == 0 || s.daemonRuns() {
+		return nil
+	}
+	return []string{"services have health, and nobody probes their backends: plumb run does, and doesn't run for this node"}
+}
+
 // keepHealth makes the backends that a daemon has found down part of what should be: they come back by its probes. Where
 // no daemon runs nobody would bring them back, so they are used again.
 func (s *session) keepHealth(owned resource.State) {

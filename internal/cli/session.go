@@ -131,6 +131,7 @@ func (s *session) plan(ctx context.Context) (*resource.Plan, *reconciler.Observe
 	if s.host != nil {
 		p.Warnings = append(p.Warnings, s.host.Warnings()...)
 		p.Warnings = append(p.Warnings, s.surroundings(ctx)...)
+		p.Warnings = append(p.Warnings, s.unprobed()...)
 	}
 	return p, observed, nil
 }

@@ -96,7 +96,7 @@ func Observed(owned resource.State) Verdicts {
 	note := func(f resource.Frontend) {
 		for _, b := range f.Backends {
 			if b.State == resource.Down {
-				v[Key{f.Name(), b.At()}] = Verdict{Down: true}
+				v[Key{Frontend: f.Name(), Backend: b.At()}] = Verdict{Down: true}
 			}
 		}
 	}
@@ -119,8 +119,7 @@ func Observed(owned resource.State) Verdicts {
 func (v Verdicts) Of(probes []compiler.HealthProbe) Verdicts {
 	some := Verdicts{}
 	for _, p := range probes {
-		for _, f := range p.Frontends {
-			k := Key{f, p.Backend}
+		for _, k := range p.Backends {
 			if verdict, ok := v[k]; ok {
 				some[k] = verdict
 			}

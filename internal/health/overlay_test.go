@@ -57,9 +57,9 @@ func TestOverlay(t *testing.T) {
 	} {
 		f := front(80, slices.Clone(c.backends)...)
 		other := front(81, slices.Clone(c.backends)...)
-		v := Verdicts{Key{other.Name(), at(1)}: {}, Key{f.Name(), at(7)}: {Down: false}}
+		v := Verdicts{Key{Frontend: other.Name(), Backend: at(1)}: {}, Key{Frontend: f.Name(), Backend: at(7)}: {Down: false}}
 		for _, i := range c.down {
-			v[Key{f.Name(), at(i)}] = Verdict{Down: true}
+			v[Key{Frontend: f.Name(), Backend: at(i)}] = Verdict{Down: true}
 		}
 		s, o := service.Service{Frontend: f, From: "x"}, service.Service{Frontend: other}
 		table := nft.Table{Frontends: []resource.Frontend{f, other}, Segments: []string{"plumb0"}}
@@ -101,7 +101,7 @@ func TestObserved(t *testing.T) {
 	left := service.Service{Leftover: "slot 7"}
 	observed := resource.State{s.ID(): s, table.ID(): table, left.ID(): left}
 	v := Observed(observed)
-	want := Verdicts{{s.Name(), at(2)}: {Down: true}, {table.Frontends[0].Name(), at(2)}: {Down: true}}
+	want := Verdicts{{Frontend: s.Name(), Backend: at(2)}: {Down: true}, {Frontend: table.Frontends[0].Name(), Backend: at(2)}: {Down: true}}
 	if d := cmp.Diff(want, v, all); d != "" {
 		t.Error(d)
 	}
@@ -113,8 +113,7 @@ func TestObserved(t *testing.T) {
 	if d := cmp.Diff(observed, Overlay(desired, v), all); d != "" {
 		t.Error(d)
 	}
-	target := compiler.HealthTarget{Backend: at(2)}
-	if d := cmp.Diff(Verdicts{{s.Name(), at(2)}: {Down: true}}, v.Of([]compiler.HealthProbe{{HealthTarget: target, Frontends: []string{s.Name(), "x"}}}), all); d != "" {
+	if d := cmp.Diff(Verdicts{{Frontend: s.Name(), Backend: at(2)}: {Down: true}}, v.Of([]compiler.HealthProbe{{Backends: []Key{{Frontend: s.Name(), Backend: at(2)}, {Frontend: "x", Backend: at(2)}}}}), all); d != "" {
 		t.Errorf("of those that are probed:\n%s", d)
 	}
 }

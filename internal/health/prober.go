@@ -13,7 +13,6 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -22,10 +21,7 @@ import (
 )
 
 // Key is one backend of one frontend.
-type Key struct {
-	Frontend string // as resource.Frontend names it
-	Backend  netip.AddrPort
-}
+type Key = compiler.HealthBackend
 
 // Verdict is what is known about a backend.
 type Verdict struct {
@@ -50,7 +46,7 @@ type Prober struct {
 	adopted Verdicts
 }
 
-// target is one backend that is probed.
+// target is what is asked for some backends.
 type target struct {
 	compiler.HealthProbe
 	stop context.CancelFunc
@@ -89,8 +85,8 @@ func (p *Prober) Set(probes []compiler.HealthProbe) {
 		delete(old, hp.HealthTarget)
 		if t == nil {
 			t = &target{}
-			for _, f := range hp.Frontends {
-				if v := known[Key{f, hp.Backend}]; v.Down {
+			for _, k := range hp.Backends {
+				if v := known[k]; v.Down {
 					t.down, t.since, t.reason = true, v.Since, v.Reason
 				}
 			}
@@ -123,8 +119,8 @@ func (p *Prober) Verdicts() Verdicts {
 func (p *Prober) verdicts() Verdicts {
 	all := make(Verdicts, len(p.targets))
 	for _, t := range p.targets {
-		for _, f := range t.Frontends {
-			all[Key{f, t.Backend}] = Verdict{Down: t.down, Since: t.since, Reason: t.reason}
+		for _, k := range t.Backends {
+			all[k] = Verdict{Down: t.down, Since: t.since, Reason: t.reason}
 		}
 	}
 	return all
@@ -136,7 +132,7 @@ func (p *Prober) Changed() <-chan struct{} { return p.changed }
 // watch probes one backend until it is stopped. The first probe is somewhere in the first interval, so that backends that
 // came together aren't probed together for ever.
 func (p *Prober) watch(ctx context.Context, t *target, settings compiler.HealthTarget) {
-	ask := probe.Probe{Type: settings.Type, Addr: settings.Backend, Timeout: settings.Timeout, HTTP: probe.HTTPRequest{Path: settings.Path}}
+	ask := probe.Probe{Type: settings.Type, Addr: settings.At, Timeout: settings.Timeout, HTTP: probe.HTTPRequest{Path: settings.Path}}
 	timer := time.NewTimer(rand.N(settings.Interval))
 	defer timer.Stop()
 	for {

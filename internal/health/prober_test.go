@@ -61,11 +61,17 @@ func TestProber(t *testing.T) {
 	s := service.Service{Frontend: f}
 	desired := resource.State{s.ID(): s}
 	probed := func(backend netip.AddrPort, frontends ...string) compiler.HealthProbe {
-		return compiler.HealthProbe{Frontends: frontends, HealthTarget: compiler.HealthTarget{
-			Backend: backend, Type: "tcp", Interval: 100 * time.Millisecond, Timeout: 50 * time.Millisecond, Failures: 2, Successes: 2,
+		var backends []Key
+		for _, name := range frontends {
+			backends = append(backends, Key{Frontend: name, Backend: backend})
+		}
+		return compiler.HealthProbe{Backends: backends, HealthTarget: compiler.HealthTarget{
+			At: backend, Type: "tcp", Interval: 100 * time.Millisecond, Timeout: 50 * time.Millisecond, Failures: 2, Successes: 2,
 		}}
 	}
-	down := func(v Verdicts, backend netip.AddrPort) bool { return v[Key{f.Name(), backend}].Down }
+	down := func(v Verdicts, backend netip.AddrPort) bool {
+		return v[Key{Frontend: f.Name(), Backend: backend}].Down
+	}
 	listen(t, ns, one)
 	l := listen(t, ns, two)
 
@@ -79,10 +85,10 @@ func TestProber(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := until(t, p, func(v Verdicts) bool { return down(v, two) })
-	if k := (Key{f.Name(), two}); !strings.HasPrefix(v[k].Reason, "connection refused by [::1]:8080 after") || v[k].Since.IsZero() {
+	if k := (Key{Frontend: f.Name(), Backend: two}); !strings.HasPrefix(v[k].Reason, "connection refused by [::1]:8080 after") || v[k].Since.IsZero() {
 		t.Errorf("down: %+v", v[k])
 	}
-	if down(v, one) || v[Key{"other", one}].Down {
+	if down(v, one) || v[Key{Frontend: "other", Backend: one}].Down {
 		t.Errorf("the other one is down too: %+v", v)
 	}
 	if got := Overlay(desired, v)[s.ID()].(service.Service); got.Backends[0].State != resource.Active || got.Backends[1].State != resource.Down {
@@ -109,7 +115,7 @@ func TestProber(t *testing.T) {
 	p.Set([]compiler.HealthProbe{probed(two, f.Name())})
 	listen(t, ns, two)
 	v = until(t, p, func(v Verdicts) bool { return !down(v, two) })
-	if reason := v[Key{f.Name(), two}].Reason; reason != "" {
+	if reason := v[Key{Frontend: f.Name(), Backend: two}].Reason; reason != "" {
 		t.Errorf("back, but %s", reason)
 	}
 
@@ -120,7 +126,7 @@ func TestProber(t *testing.T) {
 	for range 4 {
 		<-blind.ns.(nowhere).asked
 	}
-	if v := blind.Verdicts(); down(v, two) || !strings.Contains(v[Key{f.Name(), two}].Reason, "there is no namespace") {
+	if v := blind.Verdicts(); down(v, two) || !strings.Contains(v[Key{Frontend: f.Name(), Backend: two}].Reason, "there is no namespace") {
 		t.Errorf("from nowhere: %+v", v)
 	}
 	blind.Set(nil)
