@@ -74,6 +74,7 @@ func Run(ctx context.Context, h *host.Host, all []compiler.Check, within time.Du
 
 // run makes one check; the reason is "" if it holds.
 func run(ctx context.Context, h *host.Host, c compiler.Check) (reason string) {
+	began := time.Now()
 	ns, done, err := source(h, c)
 	if err != nil {
 		return err.Error()
@@ -84,6 +85,7 @@ func run(ctx context.Context, h *host.Host, c compiler.Check) (reason string) {
 		if targets, err = resolve(ctx, ns, c); err != nil {
 			return err.Error()
 		}
+		c.Within -= time.Since(began) // one time for both
 	}
 	if c.Pod == "" || c.Host != "" { // else it was known which families count
 		if targets, err = spoken(ns, targets); err != nil {

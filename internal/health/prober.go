@@ -35,11 +35,14 @@ type Verdict struct {
 // Verdicts are those of all probed backends.
 type Verdicts map[Key]Verdict
 
-// Prober probes backends from one namespace, each in a goroutine of its own. All methods are safe for concurrent use.
+// Prober probes backends from one namespace. Between probes a backend costs a timer, and no goroutine. All methods are safe
+// for concurrent use.
 type Prober struct {
 	ns      probe.Namespace
 	changed chan struct{}
-	running sync.WaitGroup
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup // timers that are set, and probes that are made
 
 	mu      sync.Mutex
 	targets map[compiler.HealthTarget]*target
@@ -49,15 +52,18 @@ type Prober struct {
 // target is what is asked for some backends.
 type target struct {
 	compiler.HealthProbe
-	stop context.CancelFunc
 	tally
-	since  time.Time
-	reason string
+	timer   *time.Timer
+	stopped bool
+	since   time.Time
+	reason  string
 }
 
 // New returns a prober that probes nothing yet.
 func New(ns probe.Namespace) *Prober {
-	return &Prober{ns: ns, changed: make(chan struct{}, 1), targets: map[compiler.HealthTarget]*target{}}
+	p := &Prober{ns: ns, changed: make(chan struct{}, 1), targets: map[compiler.HealthTarget]*target{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
 }
 
 // Adopt says what held before: backends that are new to Set start with it.
@@ -90,21 +96,23 @@ func (p *Prober) Set(probes []compiler.HealthProbe) {
 					t.down, t.since, t.reason = true, v.Since, v.Reason
 				}
 			}
-			var ctx context.Context
-			ctx, t.stop = context.WithCancel(context.Background())
-			t.HealthProbe = hp
-			p.running.Go(func() { p.watch(ctx, t, hp.HealthTarget) })
+			// Somewhere in the first interval, so that backends that came together aren't probed together for ever.
+			p.schedule(t, rand.N(hp.Interval))
 		}
 		t.HealthProbe = hp
 		p.targets[hp.HealthTarget] = t
 	}
 	for _, t := range old {
-		t.stop()
+		t.stopped = true
+		if t.timer.Stop() {
+			p.running.Done()
+		}
 	}
 }
 
-// Close ends all probing.
+// Close ends all probing, for good.
 func (p *Prober) Close() {
+	p.cancel()
 	p.Set(nil)
 	p.running.Wait()
 }
@@ -129,31 +137,34 @@ func (p *Prober) verdicts() Verdicts {
 // Changed is told when a backend went down or came back.
 func (p *Prober) Changed() <-chan struct{} { return p.changed }
 
-// watch probes one backend until it is stopped. The first probe is somewhere in the first interval, so that backends that
-// came together aren't probed together for ever.
-func (p *Prober) watch(ctx context.Context, t *target, settings compiler.HealthTarget) {
-	ask := probe.Probe{Type: settings.Type, Addr: settings.At, Timeout: settings.Timeout, HTTP: probe.HTTPRequest{Path: settings.Path}}
-	timer := time.NewTimer(rand.N(settings.Interval))
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
-		began := time.Now()
-		err := ask.Run(ctx, p.ns)
-		if ctx.Err() != nil {
-			return
-		}
-		timer.Reset(time.Until(began.Add(p.note(t, settings, err))))
+// schedule has a target probed after some time.
+func (p *Prober) schedule(t *target, after time.Duration) {
+	p.running.Add(1)
+	t.timer = time.AfterFunc(after, func() {
+		defer p.running.Done()
+		p.probe(t)
+	})
+}
+
+// probe asks once, and sets the timer for the next time.
+func (p *Prober) probe(t *target) {
+	p.mu.Lock()
+	s := t.HealthTarget
+	p.mu.Unlock()
+	ask := probe.Probe{Type: s.Type, Addr: s.At, Timeout: s.Timeout, HTTP: probe.HTTPRequest{Path: s.Path}}
+	began := time.Now()
+	err := ask.Run(p.ctx, p.ns)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.stopped {
+		return
 	}
+	p.schedule(t, max(0, time.Until(began.Add(p.note(t, s, err)))))
 }
 
 // note counts the outcome of a probe. It returns how long after the beginning of this probe the next one begins.
 func (p *Prober) note(t *target, settings compiler.HealthTarget, err error) (next time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	t.reason = ""
 	if err != nil {
 		t.reason = err.Error()

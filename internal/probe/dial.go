@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +98,9 @@ func ask(ctx context.Context, c net.Conn, request []byte, take func(answer []byt
 	}
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
 	pause := max(time.Until(deadline)/4, 20*time.Millisecond)
-	buf := make([]byte, 64<<10)
+	held := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(held)
+	buf := held[:]
 	for {
 		if _, err := c.Write(request); err != nil {
 			return err
@@ -128,6 +131,8 @@ func ask(ctx context.Context, c net.Conn, request []byte, take func(answer []byt
 		}
 	}
 }
+
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // read takes one datagram. Read of a raw IPv4 socket would leave the IP header in.
 func read(c net.Conn, buf []byte) (int, error) {

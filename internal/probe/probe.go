@@ -105,7 +105,7 @@ func (p Probe) explain(ctx context.Context, err error, took time.Duration) error
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("probe %s: %w", p.Target(), ctx.Err())
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errno == unix.ETIMEDOUT:
-		return &Unreachable{fmt.Sprintf("no answer from %s within %s", p.Target(), p.Timeout), err}
+		return &Unreachable{fmt.Sprintf("no answer from %s within %s", p.Target(), p.Timeout.Round(time.Millisecond)), err}
 	case errno == unix.ECONNREFUSED:
 		return failed("connection refused by %s", p.Target())
 	case errno == unix.ECONNRESET, errno == unix.EPIPE:
