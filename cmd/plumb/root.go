@@ -45,7 +45,7 @@ func newRoot() *cobra.Command {
 	f.BoolVar(&o.NoColor, "no-color", false, "no colours, as with NO_COLOR")
 	root.AddCommand(
 		newInit(o), newValidate(o), newFeatures(o), newAllocate(o), newPlan(o), newApply(o), newConfirm(o), newHistory(o), newRollback(o), newDestroy(o),
-		newRun(o), newStatus(o), newSvc(o), newPod(o), newExec(o), newCheck(o), newLab(o),
+		newRun(o), newSuspend(o), newResume(o), newStatus(o), newSvc(o), newPod(o), newExec(o), newCheck(o), newLab(o),
 	)
 	return root
 }

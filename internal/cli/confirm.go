@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/checks"
 	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/reconciler"
@@ -17,7 +18,7 @@ import (
 // lock makes this process the only one that works on the node, and deals with an apply that was cut off while it could be
 // taken back.
 func (s *session) lock(ctx context.Context) (unlock func(), err error) {
-	unlock, err = reconciler.Lock(s.host)
+	unlock, err = lockNode(ctx, s.host)
 	if err != nil {
 		return nil, err
 	}
@@ -142,11 +143,17 @@ func (o *Options) outcome(a applied, outcome guard.Outcome, failed error) error 
 
 // Confirm keeps the apply that waits for it.
 func (o *Options) Confirm(ctx context.Context) error {
-	if err := needRoot("confirm"); err != nil {
-		return err
-	}
 	node, err := o.nodeName(ctx)
 	if err != nil {
+		return err
+	}
+	if c := api.Dial(filepath.Join(o.RunDir, node)); c != nil {
+		if _, err := c.Post(ctx, "confirm", nil); err != nil {
+			return err
+		}
+		return o.confirmed(node)
+	}
+	if err := needRoot("confirm"); err != nil {
 		return err
 	}
 	h, err := o.openHost(node)
@@ -162,6 +169,10 @@ func (o *Options) Confirm(ctx context.Context) error {
 		return err
 	}
 	o.warn(h.Warnings())
+	return o.confirmed(node)
+}
+
+func (o *Options) confirmed(node string) error {
 	if o.JSON() {
 		return o.writeJSON(struct {
 			FormatVersion string `json:"format_version"`
@@ -169,6 +180,6 @@ func (o *Options) Confirm(ctx context.Context) error {
 			Confirmed     bool   `json:"confirmed"`
 		}{"1", node, true})
 	}
-	_, err = fmt.Fprintln(o.Out, "confirmed: this is the last good state now")
+	_, err := fmt.Fprintln(o.Out, "confirmed: this is the last good state now")
 	return err
 }

@@ -59,43 +59,51 @@ type hostDev struct {
 
 // Pods lists the node's pods with what the kernel and the data path have of them. The files only say which pods there are.
 func (o *Options) Pods(ctx context.Context) error {
-	s, err := o.begin(ctx, "pod ls", "")
+	var all pods
+	err := o.look(ctx, "pods", &all, func(s *session) (err error) {
+		all, err = s.pods(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	if o.JSON() {
+		return o.writeJSON(all)
+	}
+	return o.writePods(all.Pods)
+}
+
+// pods reads them.
+func (s *session) pods(ctx context.Context) (pods, error) {
 	// Tells the host where adopted namespaces are, too.
 	observed, err := reconciler.Observe(ctx, s.host, s.compiled.State)
 	if err != nil {
-		return err
+		return pods{}, err
 	}
 	known, err := readEndpoints(s.host, observed.Owned)
 	if err != nil {
-		return err
+		return pods{}, err
 	}
 	d := datapathOf(observed.Owned)
 	all := pods{FormatVersion: "1", Node: s.node, Pods: []podRow{}}
 	for _, view := range s.compiled.Pods {
 		row, err := lookAtPod(s.host, view)
 		if err != nil {
-			return fmt.Errorf("look at pod %s: %w", view.Name, err)
+			return pods{}, fmt.Errorf("look at pod %s: %w", view.Name, err)
 		}
 		row.SourceCheck = checkOff
 		if e := known[view.Name]; e != nil {
 			row.Endpoint = e
 			if row.ID, err = podID(s.host, view.Name, e); err != nil {
-				return err
+				return pods{}, err
 			}
 			if row.SourceCheck, err = sourceCheck(s.host, d, e); err != nil {
-				return err
+				return pods{}, err
 			}
 		}
 		all.Pods = append(all.Pods, row)
 	}
-	if o.JSON() {
-		return o.writeJSON(all)
-	}
-	return o.writePods(all.Pods)
+	return all, nil
 }
 
 // writePods prints a line for each pod. Where the data path knows a pod, its word is printed.

@@ -3,9 +3,15 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/daemon"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/features"
@@ -49,7 +55,45 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	if opt.Once {
 		return outcome(d.Once(ctx))
 	}
-	return d.Run(ctx)
+	serving := &served{d, o, node, h}
+	d.Registry().MustRegister(serving)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ended, err := serve(ctx, stop, serving, opt)
+	if err != nil {
+		return err
+	}
+	err = d.Run(ctx)
+	stop()
+	return errors.Join(err, ended.Wait())
+}
+
+// serve answers on the socket and, if asked to, on a TCP address, until ctx ends. Should one break, the daemon stops too: the
+// service that started it starts it again.
+func serve(ctx context.Context, stop func(), s *served, opt RunOptions) (*errgroup.Group, error) {
+	socket, err := api.Listen(s.h.RunDir, opt.Group)
+	if err != nil {
+		return nil, err
+	}
+	all := map[net.Listener]http.Handler{socket: api.Handler(s)}
+	if opt.Metrics != "" {
+		l, err := net.Listen("tcp", opt.Metrics)
+		if err != nil {
+			socket.Close()
+			return nil, fmt.Errorf("serve metrics: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", s.Metrics())
+		all[l] = mux
+	}
+	ended := new(errgroup.Group)
+	for l, h := range all {
+		ended.Go(func() error {
+			defer stop()
+			return api.Serve(ctx, l, h)
+		})
+	}
+	return ended, nil
 }
 
 // outcome gives what one cycle left the exit code that an apply would have had.

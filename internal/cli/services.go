@@ -54,23 +54,28 @@ type backendRow struct {
 
 // Services lists the services as the maps, or the nftables table, hold them. The files only tell the names.
 func (o *Options) Services(ctx context.Context) error {
-	s, err := o.begin(ctx, "svc ls", "")
-	if err != nil {
+	var all services
+	err := o.look(ctx, "services", &all, func(s *session) (err error) {
+		all, err = s.services(ctx)
 		return err
-	}
-	defer s.close()
-	observed, err := reconciler.Observe(ctx, s.host, s.compiled.State)
+	})
 	if err != nil {
-		return err
-	}
-	all := services{FormatVersion: "1", Node: s.node}
-	if all.Services, err = serviceRows(s.host, observed.Owned, s.compiled.State); err != nil {
 		return err
 	}
 	if o.JSON() {
 		return o.writeJSON(all)
 	}
 	return o.writeServices(all.Services)
+}
+
+// services reads them.
+func (s *session) services(ctx context.Context) (services, error) {
+	observed, err := reconciler.Observe(ctx, s.host, s.compiled.State)
+	if err != nil {
+		return services{}, err
+	}
+	rows, err := serviceRows(s.host, observed.Owned, s.compiled.State)
+	return services{FormatVersion: "1", Node: s.node, Services: rows}, err
 }
 
 // serviceRows lists what was observed, by address. Of the desired state come the names alone.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/reconciler/resource"
 )
 
@@ -22,6 +23,7 @@ type status struct {
 	Pods          []podStatus         `json:"pods"`
 	Conflicts     []resource.Conflict `json:"conflicts"`
 	Warnings      []string            `json:"warnings"`
+	Daemon        *api.Status         `json:"daemon"` // null where none runs
 }
 
 // podStatus is one pod, or the node itself with the name "".
@@ -32,16 +34,32 @@ type podStatus struct {
 	Changes []string `json:"changes"` // what an apply would do
 }
 
-// Status prints what is wanted and what is there. The exit code is 2 where they differ.
+// Status prints what is wanted and what is there, as the daemon sees it where one runs. The exit code is 2 where they differ.
 func (o *Options) Status(ctx context.Context) error {
-	s, err := o.begin(ctx, "status", "")
+	var st status
+	err := o.look(ctx, "status", &st, func(s *session) (err error) {
+		st, err = s.status(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	if o.JSON() {
+		err = o.writeJSON(st)
+	} else {
+		err = o.writeStatus(st)
+	}
+	if err == nil && (st.Drifted || st.Daemon != nil && (st.Daemon.State == api.Degraded || st.Daemon.State == api.Waiting)) {
+		return &Exit{Code: ExitChanges}
+	}
+	return err
+}
+
+// status looks at the machine.
+func (s *session) status(ctx context.Context) (status, error) {
 	p, observed, err := s.plan(ctx)
 	if err != nil {
-		return err
+		return status{}, err
 	}
 	st := status{
 		FormatVersion: "1", Node: s.node, Kernel: p.Kernel, Drifted: !p.Empty() || len(p.Conflicts) > 0,
@@ -49,7 +67,7 @@ func (o *Options) Status(ctx context.Context) error {
 		Warnings: append([]string{}, p.Warnings...),
 	}
 	if st.Data, err = readData(s.host, observed.Owned); err != nil {
-		return err
+		return status{}, err
 	}
 	changes := map[string][]string{}
 	for _, c := range p.Changes {
@@ -82,19 +100,14 @@ func (o *Options) Status(ctx context.Context) error {
 		}
 		st.Pods = append(st.Pods, ps)
 	}
-	if o.JSON() {
-		err = o.writeJSON(st)
-	} else {
-		err = o.writeStatus(st)
-	}
-	if err == nil && st.Drifted {
-		return &Exit{Code: ExitChanges}
-	}
-	return err
+	return st, nil
 }
 
 func (o *Options) writeStatus(st status) error {
 	fmt.Fprintf(o.Out, "node %s, kernel %s\n\n", st.Node, st.Kernel)
+	if st.Daemon != nil {
+		o.writeDaemon(st.Daemon)
+	}
 	w := tabwriter.NewWriter(o.Out, 0, 8, 2, ' ', 0)
 	if len(st.Choices) > 0 {
 		fmt.Fprintln(w, "FEATURE\tWANTED\tEFFECTIVE\tREASON")

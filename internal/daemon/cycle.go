@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/health"
 	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/reconciler"
@@ -107,10 +108,17 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 		return retry
 	}
 	defer unlock()
-	if d.waits = d.Pending(); d.waits != "" {
+	said, err := guard.Resolve(ctx, d.Host)
+	if said != "" {
+		d.Log.Warn(said)
+	}
+	if pending := new(guard.PendingError); errors.As(err, &pending) {
+		d.waits = err.Error()
 		return retryError
 	}
-	err = d.follow(ctx)
+	if err == nil {
+		err = d.follow(ctx)
+	}
 	if err == nil {
 		err = d.reconcile(ctx)
 	}

@@ -32,7 +32,6 @@ type Options struct {
 	Version  string
 	Notify   func(state string) // told of readiness and state, as sd_notify(3) has it; may be nil
 	Watchdog time.Duration      // Notify is told at least this often that the daemon lives; 0 for never
-	Pending  func() string      // says whether a confirmation is pending, and "" if none is; may be nil
 }
 
 // Daemon keeps one node true.
@@ -60,12 +59,15 @@ type Daemon struct {
 	mu        sync.Mutex
 	status    api.Status
 	suspended *api.Suspension
+	compiled  *compiler.Compiled // in force, with the nodes of its configuration
+	nodes     map[string]schema.Node
 }
 
 // version is one configuration of the node.
 type version struct {
 	config   *schema.Config // nil once it is kept as a revision
 	digest   string
+	nodes    map[string]schema.Node
 	compiled *compiler.Compiled
 	from     string // "files" or "revision N"
 	revision int    // that keeps it; 0 for none
@@ -90,9 +92,6 @@ func New(o Options) *Daemon {
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}
-	}
-	if d.Pending == nil {
-		d.Pending = func() string { return "" }
 	}
 	return d
 }

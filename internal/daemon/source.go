@@ -73,7 +73,7 @@ func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (
 	if err != nil {
 		return nil, err
 	}
-	v := &version{config: cfg, compiled: c, from: from, since: time.Now().UTC()}
+	v := &version{config: cfg, nodes: cfg.Nodes, compiled: c, from: from, since: time.Now().UTC()}
 	v.digest, err = history.Digest(cfg)
 	return v, err
 }

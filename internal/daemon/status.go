@@ -6,9 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/health"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/schema"
 )
 
 // Status is what the daemon says of itself.
@@ -18,6 +20,13 @@ func (d *Daemon) Status() api.Status {
 	s := d.status
 	s.Suspended = d.suspended
 	return s
+}
+
+// InForce is what the node is kept at, with the fleet's nodes; nil where there is nothing yet.
+func (d *Daemon) InForce() (*compiler.Compiled, map[string]schema.Node) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.compiled, d.nodes
 }
 
 // publish brings the status up to date after a cycle.
@@ -30,7 +39,9 @@ func (d *Daemon) publish(began time.Time) {
 	s.Conflicts = append([]resource.Conflict{}, d.conflicts...)
 	s.Warnings = []string{}
 	s.InForce, s.Pending = nil, nil
+	d.compiled, d.nodes = nil, nil
 	if v := d.inForce; v != nil {
+		d.compiled, d.nodes = v.compiled, v.nodes
 		s.InForce = &api.InForce{Revision: v.revision, Digest: v.digest, From: v.from, Since: v.since, Objects: len(v.compiled.State)}
 		s.Warnings = append(s.Warnings, v.compiled.Warnings...)
 		for _, f := range health.Unanswered(v.compiled.State, d.prober.Verdicts()) {

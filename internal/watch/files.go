@@ -14,7 +14,7 @@ import (
 const (
 	quiet     = 4 * time.Millisecond
 	busyEvery = 20 * time.Millisecond
-	busyLimit = 5 * time.Second // without any event: whoever holds a file open doesn't write
+	busyLimit = 5 * time.Second // whoever writes for longer isn't waited for
 )
 
 // Files watches the repository that a folder belongs to. Editors that write by rename, checkouts of many files, symbolic
@@ -68,12 +68,17 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 	var (
 		timer   = time.NewTimer(time.Hour)
 		waiting bool
-		last    time.Time // of the last event
+		first   time.Time // of the events that are waited for
 	)
 	timer.Stop()
 	defer timer.Stop()
-	touched := func() {
-		waiting, last = true, time.Now()
+	touched := func() { // quiet may never come
+		if waiting && time.Since(first) > busyLimit {
+			return
+		}
+		if !waiting {
+			waiting, first = true, time.Now()
+		}
 		timer.Reset(quiet)
 	}
 	for {
@@ -97,7 +102,7 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 			if !waiting {
 				continue
 			}
-			if f.walk.busy() && time.Since(last) < busyLimit {
+			if f.walk.busy() && time.Since(first) < busyLimit {
 				timer.Reset(busyEvery)
 				continue
 			}

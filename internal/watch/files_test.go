@@ -97,7 +97,7 @@ func TestFilesNotices(t *testing.T) {
 		"another file":   {"r", []string{"r/a.cue=1"}, func(r *repo) { r.write("r/b.cue=1") }},
 		"removed":        {"r", []string{"r/a.cue=1", "r/b.cue=1"}, func(r *repo) { r.must(os.Remove(r.path("r/b.cue"))) }},
 		"new folder":     {"r", []string{"r/a.cue=1"}, func(r *repo) { r.write("r/x/y/z/b.cue=1") }},
-		"embedded data":  {"r", []string{"r/a.cue=1", "r/d.json=1"}, func(r *repo) { r.write("r/d.json=2") }},
+		"embedded data":  {"r", []string{"r/a.cue=@embed(file=d.json)", "r/d.json=1"}, func(r *repo) { r.write("r/d.json=2") }},
 		"module above":   {"m/r", []string{"m/cue.mod/module.cue=1", "m/lib/l.cue=1", "m/r/a.cue=1"}, func(r *repo) { r.write("m/lib/l.cue=2") }},
 		"folder missing": {"r/s", nil, func(r *repo) { r.write("r/s/a.cue=1") }},
 		"folder replaced": {"r", []string{"r/a.cue=1", "new/a.cue=2"}, func(r *repo) {
@@ -192,6 +192,22 @@ func TestFilesStorm(t *testing.T) {
 	end := r.sum()
 	if end != r.last {
 		t.Fatal("the files were read before the checkout was over")
+	}
+}
+
+// TestFilesOther: a file that isn't part of the configuration may be open and written as long as somebody likes.
+func TestFilesOther(t *testing.T) {
+	r := watchRepo(t, "r", "r/a.cue=1", "r/log=1")
+	f, err := os.Create(r.path("r/log"))
+	r.must(err)
+	defer f.Close()
+	if r.f.walk.concerns(f.Name()) || r.sum() != r.last {
+		t.Error("the log counts")
+	}
+	r.write("r/a.cue=2")
+	r.changes()
+	if r.f.walk.busy() {
+		t.Error("the log is waited for")
 	}
 }
 

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -34,7 +35,8 @@ const (
 const tick = 100 * time.Millisecond
 
 // walker walks a repository, from the root of its CUE module down, and watches every folder on the way. Folders whose name
-// begins with a dot (.git) are left out unless a symbolic link leads into them (..data).
+// begins with a dot (.git) are left out unless a symbolic link leads into them (..data). Files other than CUE count only
+// where some CUE file embeds data: a log that is written in the repository is nobody's business.
 type walker struct {
 	dir string
 	w   *fsnotify.Watcher
@@ -44,6 +46,7 @@ type walker struct {
 	hashes  map[string]hashed  // by path
 	fresh   bool               // the last walk found folders that were not watched before
 	writing bool               // the last walk found a file that is open for writing
+	embeds  bool               // the last walk found a CUE file that embeds others
 	err     error
 }
 
@@ -66,7 +69,8 @@ type version struct {
 
 type hashed struct {
 	version
-	hash Sum
+	hash   Sum
+	embeds bool
 }
 
 func newWalker(dir string, w *fsnotify.Watcher) *walker {
@@ -89,8 +93,19 @@ func (w *walker) concerns(path string) bool {
 		return false
 	}
 	name := filepath.Base(path)
-	return f.names[name] || f.all && !strings.HasPrefix(name, ".")
+	switch {
+	case f.names[name]:
+		return true
+	case !f.all || strings.HasPrefix(name, "."):
+		return false
+	case w.embeds || isCUE(name):
+		return true
+	}
+	fi, err := os.Lstat(path) // a folder or a link may hold, or be, a CUE file
+	return err == nil && !fi.Mode().IsRegular()
 }
+
+func isCUE(name string) bool { return strings.HasSuffix(name, ".cue") }
 
 func (w *walker) found() bool    { w.mu.Lock(); defer w.mu.Unlock(); return w.fresh }
 func (w *walker) trouble() error { w.mu.Lock(); defer w.mu.Unlock(); return w.err }
@@ -109,15 +124,20 @@ func (w *walker) busy() bool {
 func (w *walker) sum() (Sum, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.fresh, w.writing, w.err = false, false, nil
+	w.fresh, w.writing, w.embeds, w.err = false, false, false, nil
 	for _, f := range w.watched {
 		f.seen, f.all, f.names = false, false, map[string]bool{}
 	}
-	v := visit{walker: w, lines: []string{}, been: map[fileID]bool{}, hashes: make(map[string]hashed, len(w.hashes))}
+	v := visit{walker: w, others: map[string]string{}, been: map[fileID]bool{}, hashes: make(map[string]hashed, len(w.hashes))}
 	if dir, fi := v.follow(w.dir, 0); fi == nil || !fi.IsDir() {
 		v.line(".", "missing")
 	} else {
 		v.folder(v.moduleRoot(dir), ".")
+	}
+	if w.embeds {
+		for called, path := range v.others {
+			v.line(called, v.content(path))
+		}
 	}
 	for path, f := range w.watched {
 		if !f.seen {
@@ -138,6 +158,7 @@ func (w *walker) sum() (Sum, error) {
 type visit struct {
 	*walker
 	lines   []string
+	others  map[string]string // files other than CUE: their paths by what they are called
 	hashes  map[string]hashed
 	been    map[fileID]bool
 	folders int
@@ -228,7 +249,7 @@ func (v *visit) moduleRoot(dir string) string {
 // folder walks one folder; as is how the path is called in the sum.
 func (v *visit) folder(dir, as string) {
 	v.folders++
-	if v.folders > maxFolders || len(v.lines) > maxFiles {
+	if v.folders > maxFolders || len(v.lines)+len(v.others) > maxFiles {
 		v.err = fmt.Errorf("watch %s: more than %d folders or %d files: keep the configuration in a folder of its own", v.dir, maxFolders, maxFiles)
 		return
 	}
@@ -260,7 +281,11 @@ func (v *visit) folder(dir, as string) {
 			v.folder(path, called)
 			continue
 		}
-		v.line(called, v.content(path))
+		if isCUE(name) {
+			v.line(called, v.content(path))
+		} else {
+			v.others[called] = path
+		}
 	}
 }
 
@@ -281,24 +306,26 @@ func (v *visit) content(path string) string {
 		return fi.Mode().String()
 	}
 	now := version{fileID{uint64(st.Dev), st.Ino}, st.Size, st.Mtim, st.Ctim}
-	if limit := int64(maxHashed); st.Size > maxCUE || st.Size > limit && !strings.HasSuffix(path, ".cue") {
+	if st.Size > maxCUE || st.Size > maxHashed && !isCUE(path) {
 		return fmt.Sprint(now)
 	}
 	if old, ok := v.walker.hashes[path]; ok && old.version == now {
 		v.hashes[path] = old
+		v.embeds = v.embeds || old.embeds
 		return string(old.hash[:])
 	}
-	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(f, maxCUE)); err != nil {
+	b, err := io.ReadAll(io.LimitReader(f, maxCUE))
+	if err != nil {
 		return err.Error()
 	}
-	sum := Sum(h.Sum(nil))
+	h := hashed{now, sha256.Sum256(b), isCUE(path) && bytes.Contains(b, []byte("@embed"))}
+	v.embeds = v.embeds || h.embeds
 	if openForWriting(f) {
 		v.writing = true
 	} else if time.Since(time.Unix(st.Ctim.Unix())) > tick {
-		v.hashes[path] = hashed{now, sum}
+		v.hashes[path] = h
 	}
-	return string(sum[:])
+	return string(h.hash[:])
 }
 
 // gitAtWork reports whether git holds the lock of the repository that dir is in: it does from before a checkout writes its
