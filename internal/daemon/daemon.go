@@ -54,7 +54,10 @@ type Daemon struct {
 	idle               int       // events in a row that led to nothing
 	deaf               time.Time // until then, events of the kernel are only collected
 	conflicts          []resource.Conflict
-	waits              string // why nothing was done in the last cycle
+	verdicts           health.Verdicts      // of the probes, for this cycle
+	probed             map[resource.ID]bool // what they changed since the node was last found as it should be
+	unanswered         []string             // frontends that none of their backends answers for
+	waits              string               // why nothing was done in the last cycle
 
 	mu        sync.Mutex
 	status    api.Status
@@ -88,7 +91,7 @@ type request struct {
 
 // New prepares a daemon; nothing is watched or done yet.
 func New(o Options) *Daemon {
-	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, touched: true}
+	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, probed: map[resource.ID]bool{}, touched: true}
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}

@@ -24,7 +24,7 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 			continue
 		}
 		what := c.Action.Symbol() + " " + c.ID.String()
-		if !d.inForce.verified {
+		if !d.inForce.verified || d.probed[c.ID] {
 			if len(p.Changes) <= oneByOne {
 				d.Log.Info("change", "what", what, "reason", c.Reason)
 			}

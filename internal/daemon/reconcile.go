@@ -27,6 +27,7 @@ const oneByOne = 64
 // reconcile puts the candidate in force, if it may be, and makes the node what is in force.
 func (d *Daemon) reconcile(ctx context.Context) error {
 	defer func() { d.whole = time.Now() }()
+	d.consult()
 	heard := d.kernel.Take()
 	var p *resource.Plan
 	if c := d.candidate; c != nil {
@@ -52,7 +53,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 
 // look observes the node and says what a version of it would change.
 func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *resource.Plan, error) {
-	desired := health.Overlay(v.compiled.State, d.prober.Verdicts())
+	desired := health.Overlay(v.compiled.State, d.verdicts)
 	o, err := reconciler.Observe(ctx, d.Host, desired)
 	if err != nil {
 		return nil, nil, err
@@ -86,6 +87,7 @@ func (d *Daemon) enforce(v *version) {
 		return
 	}
 	d.prober.Set(v.compiled.Health)
+	d.verdicts = d.prober.Verdicts() // a new frontend may have a backend that is known to be down
 	for _, w := range v.compiled.Warnings {
 		d.Log.Warn(w)
 	}
@@ -150,11 +152,12 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 	}
 	if changed && !d.inForce.verified {
 		// Where kernels drop things after the fact, this waits for it.
-		if err := reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.prober.Verdicts())); err != nil {
+		if err := reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.verdicts)); err != nil {
 			return err
 		}
 	}
 	d.inForce.verified = true
+	clear(d.probed)
 	return d.keep()
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
-	"plumb.internal/plumb/internal/health"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/schema"
 )
@@ -44,7 +43,7 @@ func (d *Daemon) publish(began time.Time) {
 		d.compiled, d.nodes = v.compiled, v.nodes
 		s.InForce = &api.InForce{Revision: v.revision, Digest: v.digest, From: v.from, Since: v.since, Objects: len(v.compiled.State)}
 		s.Warnings = append(s.Warnings, v.compiled.Warnings...)
-		for _, f := range health.Unanswered(v.compiled.State, d.prober.Verdicts()) {
+		for _, f := range d.unanswered {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("no backend of %s answers its probes: all are used", f))
 		}
 	}

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -126,4 +127,18 @@ func (v Verdicts) Of(probes []compiler.HealthProbe) Verdicts {
 		}
 	}
 	return some
+}
+
+// Flips are the backends, in order, that went down or came back from one set of verdicts to the next.
+func Flips(before, after Verdicts) []Key {
+	var flips []Key
+	for k, v := range after {
+		if old, known := before[k]; old.Down != v.Down && (known || v.Down) {
+			flips = append(flips, k)
+		}
+	}
+	slices.SortFunc(flips, func(a, b Key) int {
+		return cmp.Or(a.Backend.Compare(b.Backend), cmp.Compare(a.Frontend, b.Frontend))
+	})
+	return flips
 }

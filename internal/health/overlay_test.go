@@ -92,7 +92,7 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
-var all = cmp.Options{cmpopts.IgnoreUnexported(service.Service{}), cmpopts.EquateComparable(netip.Addr{})}
+var all = cmp.Options{cmpopts.IgnoreUnexported(service.Service{}), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})}
 
 // TestObserved takes what was observed for what was found before: laid over the desired state there is no difference.
 func TestObserved(t *testing.T) {
@@ -115,5 +115,23 @@ func TestObserved(t *testing.T) {
 	}
 	if d := cmp.Diff(Verdicts{{Frontend: s.Name(), Backend: at(2)}: {Down: true}}, v.Of([]compiler.HealthProbe{{Backends: []Key{{Frontend: s.Name(), Backend: at(2)}, {Frontend: "x", Backend: at(2)}}}}), all); d != "" {
 		t.Errorf("of those that are probed:\n%s", d)
+	}
+}
+
+func TestFlips(t *testing.T) {
+	a, b, c, d := Key{Frontend: "x", Backend: at(1)}, Key{Frontend: "y", Backend: at(1)}, Key{Frontend: "x", Backend: at(2)}, Key{Frontend: "x", Backend: at(3)}
+	up, down := Verdict{}, Verdict{Down: true}
+	for _, test := range []struct {
+		before, after Verdicts
+		want          []Key
+	}{
+		{Verdicts{a: up, c: down}, Verdicts{a: up, c: down}, nil},
+		{Verdicts{a: up, b: up, c: down}, Verdicts{a: down, b: down, c: up}, []Key{a, b, c}},
+		{nil, Verdicts{a: up, d: down}, []Key{d}}, // known from before, by another daemon
+		{Verdicts{a: down}, Verdicts{c: up}, nil}, // nobody asks any more
+	} {
+		if diff := cmp.Diff(test.want, Flips(test.before, test.after), all); diff != "" {
+			t.Errorf("%v, then %v:\n%s", test.before, test.after, diff)
+		}
 	}
 }
