@@ -70,11 +70,12 @@ func Drop(ctx context.Context, h *host.Host, kept []resource.ID) error {
 }
 
 // Back brings the host to a recorded state, whatever an apply has done and wherever it was cut off, and verifies it. It asks
-// nobody, and somebody else's objects don't stop it: they were beside ours before. Objects that wait for others of a kind
-// that has no order among them, or that were in a namespace when it was set aside, may take a second round.
+// nobody, and somebody else's objects don't stop it: they were beside ours before. Not everything in the way is known: a
+// setting that switches a family off keeps addresses from coming back, and goes only after them. So where something fails,
+// what goes and what changes has a round of its own, and the rest is tried again.
 func Back(ctx context.Context, h *host.Host, before resource.State) error {
 	var last error
-	for range rounds {
+	for round := range rounds {
 		o, err := Observe(ctx, h, before)
 		if err != nil {
 			return err
@@ -87,7 +88,12 @@ func Back(ctx context.Context, h *host.Host, before resource.State) error {
 			break
 		}
 		p.Conflicts = nil
-		if last = Apply(ctx, h, p, ApplyOptions{}); last == nil {
+		adds := func(c resource.Change) bool { return c.Action == resource.Create }
+		only := round == 1 && slices.ContainsFunc(p.Changes, func(c resource.Change) bool { return !adds(c) })
+		if only {
+			p.Changes = slices.DeleteFunc(p.Changes, adds)
+		}
+		if last = Apply(ctx, h, p, ApplyOptions{}); last == nil && !only {
 			break
 		}
 	}
@@ -98,4 +104,4 @@ func Back(ctx context.Context, h *host.Host, before resource.State) error {
 }
 
 // rounds is how often going back is tried.
-const rounds = 3
+const rounds = 4

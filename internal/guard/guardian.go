@@ -238,6 +238,11 @@ func (g *process) revert(from Phase, why string) error {
 		return err
 	}
 	defer unlock()
+	// Where the apply was killed before the guardian had begun, another run may have taken it back meanwhile, and applied
+	// something since.
+	if p, s, err := Look(g.h); err == nil && (p == nil || s.Guardian != g.self) {
+		return errors.New("another run of plumb has dealt with the apply")
+	}
 	if err := takeBack(context.Background(), g.h, g.before); err != nil {
 		g.say(sayFailed, err.Error())
 		return fmt.Errorf("%s; take the apply back: %w", why, err)
