@@ -72,8 +72,8 @@ func (f *fleet) readHealth(s *service) {
 	t.Interval = duration("interval", h.Interval, minHealthInterval, maxHealthInterval, healthInterval)
 	t.Timeout = duration("timeout", h.Timeout, minHealthTimeout, maxHealthInterval, min(healthTimeout, t.Interval/2))
 	if most := MostTimeout(t.Failures, t.Interval); t.Timeout > most {
-		f.wrong(s, path+".timeout", "", "timeout %s is too long: a backend that is dead is out within failures × interval, which is %s, if no probe takes longer than %s",
-			t.Timeout, time.Duration(t.Failures)*t.Interval, most)
+		f.wrong(s, path+".timeout", "",
+			"timeout %s is too long: a backend that is dead is out within failures × interval, which is %s, if no probe takes longer than %s", t.Timeout, time.Duration(t.Failures)*t.Interval, most)
 	}
 	s.health = t
 }

@@ -97,7 +97,8 @@ var all = cmp.Options{cmpopts.IgnoreUnexported(service.Service{}), cmpopts.Equat
 // TestObserved takes what was observed for what was found before: laid over the desired state there is no difference.
 func TestObserved(t *testing.T) {
 	s := service.Service{Frontend: front(80, resource.Backend{Weight: 1, State: resource.Active}, resource.Backend{Weight: 1, State: resource.Down})}
-	table := nft.Table{Frontends: []resource.Frontend{front(81, resource.Backend{Weight: 1, State: resource.Active}, resource.Backend{Weight: 1, State: resource.Down})}}
+	half := []resource.Backend{{Weight: 1, State: resource.Active}, {Weight: 1, State: resource.Down}}
+	table := nft.Table{Frontends: []resource.Frontend{front(81, half...)}}
 	left := service.Service{Leftover: "slot 7"}
 	observed := resource.State{s.ID(): s, table.ID(): table, left.ID(): left}
 	v := Observed(observed)
@@ -113,13 +114,15 @@ func TestObserved(t *testing.T) {
 	if d := cmp.Diff(observed, Overlay(desired, v), all); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff(Verdicts{{Frontend: s.Name(), Backend: at(2)}: {Down: true}}, v.Of([]compiler.HealthProbe{{Backends: []Key{{Frontend: s.Name(), Backend: at(2)}, {Frontend: "x", Backend: at(2)}}}}), all); d != "" {
+	probes := []compiler.HealthProbe{{Backends: []Key{{Frontend: s.Name(), Backend: at(2)}, {Frontend: "x", Backend: at(2)}}}}
+	if d := cmp.Diff(Verdicts{{Frontend: s.Name(), Backend: at(2)}: {Down: true}}, v.Of(probes), all); d != "" {
 		t.Errorf("of those that are probed:\n%s", d)
 	}
 }
 
 func TestFlips(t *testing.T) {
-	a, b, c, d := Key{Frontend: "x", Backend: at(1)}, Key{Frontend: "y", Backend: at(1)}, Key{Frontend: "x", Backend: at(2)}, Key{Frontend: "x", Backend: at(3)}
+	a, b := Key{Frontend: "x", Backend: at(1)}, Key{Frontend: "y", Backend: at(1)}
+	c, d := Key{Frontend: "x", Backend: at(2)}, Key{Frontend: "x", Backend: at(3)}
 	up, down := Verdict{}, Verdict{Down: true}
 	for _, test := range []struct {
 		before, after Verdicts
