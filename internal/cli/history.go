@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
 	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/history"
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
 )
 
@@ -28,8 +31,12 @@ func (s *session) keep(r *history.Revision) error {
 	if damaged != nil {
 		s.host.Warn("%v", damaged)
 	}
-	if !r.Adds(last) {
-		return nil
+	back, err := guard.LastReverted(s.host)
+	if back != nil && (r.Adds(last) || r.Digest == back.Digest) {
+		err = guard.Forget(s.host)
+	}
+	if err != nil || !r.Adds(last) {
+		return err
 	}
 	s.host.Wrote("write a revision into %s", history.Dir(s.o.StateDir, s.node))
 	return history.Keep(s.o.StateDir, s.node, r)
@@ -65,7 +72,17 @@ func (o *Options) History(ctx context.Context) error {
 		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", r.Revision, r.Time.Local().Format(time.DateTime), orDash(r.User), orDash(short(r.Commit)), text)
 	}
-	return errors.Join(w.Flush(), damaged)
+	return errors.Join(w.Flush(), o.writeReverted(node), damaged)
+}
+
+// writeReverted says what was taken back last, if nothing was applied since.
+func (o *Options) writeReverted(node string) error {
+	back, err := guard.LastReverted(&host.Host{Options: host.Options{RunDir: filepath.Join(o.RunDir, node)}})
+	if back == nil || err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.Out, "\ntaken back at %s: %s\n", back.Time.Local().Format(time.DateTime), back.Why)
+	return err
 }
 
 // short is as much of a commit as people read.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
@@ -382,5 +384,30 @@ func TestOnce(t *testing.T) {
 	w.write("package plumb\npods: {")
 	if err := New(w.options()).Once(t.Context()); err == nil {
 		t.Error("broken files are no error")
+	}
+}
+
+// TestRunLeavesReverted: what an apply had to take back isn't put in force again, until the files say something else.
+func TestRunLeavesReverted(t *testing.T) {
+	more := twoPods + "pods: more: addresses: [\"10.0.0.12\"]\n"
+	w := newWorld(t, more)
+	w.run()
+	w.await("first cycle", converged)
+	r, err := history.Last(w.state, kindtest.Node)
+	w.must(err)
+	w.write(twoPods)
+	w.await("revision 2", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 2 })
+	data, err := json.Marshal(guard.Reverted{Time: time.Now(), Why: "nobody confirmed", Digest: r.Digest})
+	w.must(err)
+	w.must(w.h.WriteFile(w.h.Path("reverted.json"), data))
+	w.write(more)
+	s := w.await("waiting", func(s api.Status) bool { return s.Pending != nil })
+	if !strings.Contains(s.Pending.Reason, "nobody confirmed") || w.link("more", "eth0") != nil {
+		t.Errorf("pending %+v", s.Pending)
+	}
+	w.write(more + "pods: evenmore: addresses: [\"10.0.0.13\"]\n")
+	w.await("another configuration", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 3 })
+	if w.link("more", "eth0") == nil {
+		t.Error("the pod isn't there")
 	}
 }

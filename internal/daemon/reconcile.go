@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/health"
 	"plumb.internal/plumb/internal/watch"
 	"plumb.internal/plumb/reconciler"
@@ -66,7 +67,11 @@ func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *r
 func (d *Daemon) mayPass(c *version, p *resource.Plan, o *reconciler.Observed) bool {
 	allowed := reconciler.Allowed{Disruption: d.Allowed.Disruption || c.grant.Disruption, Delete: d.Allowed.Delete || c.grant.Delete}
 	c.summary = p.Summary()
-	if err := reconciler.Refuse(p, o, allowed); err != nil {
+	err := reconciler.Refuse(p, o, allowed)
+	if back, errBack := guard.LastReverted(d.Host); err == nil && errBack == nil && back != nil && back.Digest == c.digest && !p.Empty() {
+		err = back // put in force again, it would cut the way to the operator again
+	}
+	if err != nil {
 		if c.refused == nil || c.refused.Error() != err.Error() {
 			d.Log.Warn("a change of the files waits; what was in force stays", "needs", needs(err), "err", err)
 		}

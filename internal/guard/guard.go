@@ -8,6 +8,7 @@
 //	watch.go     what the guardian looks at while it waits
 //	lifeline.go  the ways to the operator
 //	resolve.go   ends: confirming, taking back, what the next run finds
+//	reverted.go  a note of what was taken back, for who would put it in force again
 //
 // All of it is in the folder "confirm" of the node's run folder, which is on a file system that a reboot empties:
 //

@@ -96,7 +96,7 @@ func (l *lab) snapshot(t *testing.T) string {
 	}
 	for _, dir := range []string{l.o.RunDir, l.o.NetNSDir, l.o.BPFFS} {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil && !strings.HasSuffix(path, "/lock") {
+			if err == nil && !strings.HasSuffix(path, "/lock") && !strings.HasSuffix(path, "/"+revertedFile) {
 				fmt.Fprintln(&all, path)
 			}
 			if errors.Is(err, fs.ErrNotExist) {
@@ -205,7 +205,7 @@ func (l *lab) resolve(t *testing.T) string {
 	t.Helper()
 	h := kindtest.Open(t, l.o)
 	defer h.Close()
-	unlock, err := reconciler.Lock(h)
+	unlock, err := lock(t.Context(), h) // a killed process may hold it for a moment
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,6 +249,10 @@ func TestCut(t *testing.T) {
 				t.Errorf("exit code %d, and it says %q, want %q", code, said, want)
 			}
 			l.same(t, before, "taken back")
+			h := kindtest.Open(t, l.o)
+			if r, err := LastReverted(h); err != nil || r == nil || !strings.Contains(r.Why, want) {
+				t.Errorf("noted is %+v, %v", r, err)
+			}
 			if said := l.resolve(t); said != "" {
 				t.Errorf("the next run finds something: %s", said)
 			}

@@ -243,7 +243,7 @@ func (g *process) revert(from Phase, why string) error {
 	if p, s, err := Look(g.h); err == nil && (p == nil || s.Guardian != g.self) {
 		return errors.New("another run of plumb has dealt with the apply")
 	}
-	if err := takeBack(context.Background(), g.h, g.before); err != nil {
+	if err := takeBack(context.Background(), g.h, g.pending, g.before, why); err != nil {
 		g.say(sayFailed, err.Error())
 		return fmt.Errorf("%s; take the apply back: %w", why, err)
 	}

@@ -88,6 +88,9 @@ func finish(ctx context.Context, h *host.Host, p *Pending) error {
 			return err
 		}
 	}
+	if err := Forget(h); err != nil {
+		return err
+	}
 	return remove(h)
 }
 
@@ -120,7 +123,7 @@ func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
 	}
 	state, err := before(h)
 	if err == nil {
-		err = revert(ctx, h, s, state, why)
+		err = revert(ctx, h, p, s, state, why)
 	}
 	if err != nil {
 		return fmt.Sprintf("an earlier apply can't be taken back (%s): %v", why, err), errors.Join(netns.DropAside(h), remove(h))
@@ -129,25 +132,31 @@ func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
 }
 
 // revert takes an apply back that has no guardian; the caller has the lock.
-func revert(ctx context.Context, h *host.Host, s *State, before resource.State, why string) error {
+func revert(ctx context.Context, h *host.Host, p *Pending, s *State, before resource.State, why string) error {
 	if s.Phase != Reverting {
 		if err := move(h, s.Phase, Reverting, State{Deadline: s.Deadline, Why: why}); err != nil {
 			return err
 		}
 	}
-	return takeBack(ctx, h, before)
+	return takeBack(ctx, h, p, before, why)
 }
 
 // attempts is how often taking back is tried before it is left to the next run.
 const attempts = 3
 
 // takeBack brings the node back to the state from before and ends the phase; the caller has the lock.
-func takeBack(ctx context.Context, h *host.Host, before resource.State) error {
+func takeBack(ctx context.Context, h *host.Host, p *Pending, before resource.State, why string) error {
 	var err error
 	for range attempts {
 		if err = reconciler.Back(ctx, h, before); err == nil {
-			return remove(h)
+			break
 		}
 	}
-	return err
+	if err == nil {
+		err = note(h, p, why)
+	}
+	if err != nil {
+		return err
+	}
+	return remove(h)
 }

@@ -236,7 +236,7 @@ func (g *Guard) alone(why string) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	if err := revert(context.Background(), g.h, s, before, why); err != nil {
+	if err := revert(context.Background(), g.h, p, s, before, why); err != nil {
 		return Outcome{}, fmt.Errorf("%s; take the apply back: %w", why, err)
 	}
 	return Outcome{Why: why}, nil
