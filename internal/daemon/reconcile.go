@@ -113,32 +113,18 @@ func needs(err error) []string {
 func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Events) error {
 	tried := map[resource.ID]int{}
 	changed := false
-	for {
-		for _, id := range d.backoff.keep(p.Changes) {
-			d.Log.Info("as it should be again", "object", id.String())
-		}
-		d.conflicts = p.Conflicts
-		skip := d.backoff.resting(time.Now())
-		for _, c := range p.Conflicts {
-			skip[c.ID] = true
-		}
-		if !anything(p, skip) {
-			break
-		}
-		if !changed {
-			if err := d.Host.Settle(); err != nil {
-				return err
-			}
-		}
-		d.tell(p, skip, heard)
-		made, failed, err := d.apply(ctx, p, skip)
+	for checked := 0; ; {
+		made, left, err := d.step(ctx, p, heard)
 		if err != nil {
 			return err
 		}
-		if len(made) == 0 && failed == 0 {
-			break // the rest waits for what is skipped
-		}
 		changed = changed || len(made) > 0
+		if !left {
+			if len(p.Changes) > 0 || !changed || d.inForce.verified || checked == attempts || d.afterwards(ctx) {
+				break
+			}
+			checked++
+		}
 		heard = d.kernel.Take()
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
@@ -155,15 +141,41 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 	if len(p.Changes) > 0 || len(p.Conflicts) > 0 {
 		return nil
 	}
-	if changed && !d.inForce.verified {
-		// Where kernels drop things after the fact, this waits for it.
-		if err := reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.verdicts)); err != nil {
-			return err
-		}
-	}
 	d.inForce.verified = true
 	clear(d.probed)
 	return d.keep()
+}
+
+// step carries out one plan, but for what has to rest. It returns what was changed, and whether it is worth looking again.
+func (d *Daemon) step(ctx context.Context, p *resource.Plan, heard watch.Events) (made []resource.ID, left bool, err error) {
+	for _, id := range d.backoff.keep(p.Changes) {
+		d.Log.Info("as it should be again", "object", id.String())
+	}
+	d.conflicts = p.Conflicts
+	skip := d.backoff.resting(time.Now())
+	for _, c := range p.Conflicts {
+		skip[c.ID] = true
+	}
+	if !anything(p, skip) {
+		return nil, false, nil
+	}
+	if err := d.Host.Settle(); err != nil {
+		return nil, false, err
+	}
+	d.tell(p, skip, heard)
+	made, failed, err := d.apply(ctx, p, skip)
+	return made, len(made)+failed > 0, err // if neither, the rest waits for what is skipped
+}
+
+// dropTime is how long a kernel may take to drop what it drops after the fact.
+const dropTime = 300 * time.Millisecond
+
+// afterwards verifies once more in a way that waits for what some kernels drop after the fact. It reports whether all is well.
+// What somebody changes meanwhile isn't waited for.
+func (d *Daemon) afterwards(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, dropTime)
+	defer cancel()
+	return reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.verdicts)) == nil
 }
 
 // anything reports whether a plan changes more than what is to be skipped.

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/netns"
+)
+
+var ctx = context.Background()
+
+// patience is how long anything may take.
+const patience = 20 * time.Second
+
+func (w *world) args(command string, more ...string) []string {
+	return append([]string{command, "-C", w.dir, "--run-dir", w.run, "--state-dir", w.state, "--bpffs", w.bpffs, "--cgroup", w.Cgroup}, more...)
+}
+
+// all measures everything.
+func (w *world) all() error {
+	fmt.Printf("\n%d services of 3 backends in files of %d, %d pods\n", w.Services, perFile, w.Pods)
+	// A first daemon makes the last good state, and all of it is taken away as a reboot does.
+	if err := w.start(); err != nil {
+		return err
+	}
+	if err := w.converged(); err != nil {
+		return err
+	}
+	if err := w.stop(); err != nil {
+		return err
+	}
+	if out, err := exec.Command(w.Plumb, w.args("destroy", "--yes")...).CombinedOutput(); err != nil {
+		return fmt.Errorf("destroy: %w\n%s", err, out)
+	}
+	if err := dropNewest(filepath.Join(w.state, "bench", "revisions")); err != nil { // that says so
+		return err
+	}
+	if err := w.boot(); err != nil {
+		return err
+	}
+	if err := w.converged(); err != nil {
+		return err
+	}
+	if err := w.heal(); err != nil {
+		return err
+	}
+	if err := w.save(); err != nil {
+		return err
+	}
+	if err := w.idle(); err != nil {
+		return err
+	}
+	return w.stop()
+}
+
+func dropNewest(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, entries[len(entries)-1].Name()))
+}
+
+func (w *world) start() error {
+	w.daemon = exec.Command(w.Plumb, w.args("run")...)
+	w.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log, err := os.Create(filepath.Join(filepath.Dir(w.dir), "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	w.daemon.Stderr = log
+	return w.daemon.Start()
+}
+
+func (w *world) stop() error {
+	if err := w.daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return w.daemon.Wait()
+}
+
+// until asks again and again, often enough for what it measures.
+func until(what string, ok func() bool) error {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			return errors.New("no " + what)
+		}
+	}
+	return nil
+}
+
+func (w *world) converged() error {
+	return w.logged(until("convergence", func() bool {
+		c := api.Dial(filepath.Join(w.run, "bench"))
+		if c == nil {
+			return false
+		}
+		var s api.Status
+		return c.Get(ctx, "daemon", &s) == nil && s.State == api.Converged
+	}))
+}
+
+// logged adds the end of the daemon's log to an error.
+func (w *world) logged(err error) error {
+	if err != nil {
+		if w.daemon.Process.Signal(syscall.SIGQUIT) == nil { // for its goroutines
+			_ = w.daemon.Wait()
+		}
+		log, _ := os.ReadFile(filepath.Join(filepath.Dir(w.dir), "log"))
+		err = fmt.Errorf("%w\n%s", err, log[:min(len(log), 20000)])
+	}
+	return err
+}
+
+// boot measures from the start of the daemon to the first answer.
+func (w *world) boot() error {
+	began := time.Now()
+	if err := w.start(); err != nil {
+		return err
+	}
+	var last error
+	err := w.logged(until("answer of a service", func() bool { last = w.ask(); return last == nil }))
+	if err != nil {
+		return fmt.Errorf("%w\n%w", last, err)
+	}
+	figure("start after a reboot → a service answers", []time.Duration{time.Since(began)}, "  mark 1000, aim 300")
+	return err
+}
+
+// ask connects a pod to the first service, whose backends are pods.
+func (w *world) ask() error {
+	for k := range 3 {
+		var l net.Listener
+		err := inPod(k, func() (err error) {
+			l, err = net.Listen("tcp4", netip.AddrPortFrom(podAddress(k), 8080).String())
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+	}
+	return inPod(3, func() error {
+		c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(serviceAddress(0), 80).String(), time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+func inPod(i int, fn func() error) error {
+	f, _, err := netns.Open(fmt.Sprintf("/run/netns/pod-%d", i))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return netns.Do(int(f.Fd()), fn)
+}
+
+// heal measures from the deletion of a pod's route to its return, by the kernel's own word.
+func (w *world) heal() error {
+	var took []time.Duration
+	events, done := make(chan netlink.RouteUpdate, 1024), make(chan struct{})
+	defer close(done)
+	if err := netlink.RouteSubscribe(events, done); err != nil {
+		return err
+	}
+	for i := range w.Times {
+		dst := &net.IPNet{IP: podAddress(i % w.Pods).AsSlice(), Mask: net.CIDRMask(32, 32)}
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
+		if err != nil || len(routes) != 1 {
+			return fmt.Errorf("find the route to %s: %w, %d routes", dst, err, len(routes))
+		}
+		began := time.Now()
+		if err := netlink.RouteDel(&routes[0]); err != nil {
+			return err
+		}
+		end := time.After(patience)
+		for back := false; !back; {
+			select {
+			case e := <-events:
+				back = e.Type == unix.RTM_NEWROUTE && e.Dst != nil && e.Dst.String() == dst.String()
+			case <-end:
+				return fmt.Errorf("the route to %s doesn't come back", dst)
+			}
+		}
+		took = append(took, time.Since(began))
+		if err := w.converged(); err != nil {
+			return err
+		}
+	}
+	figure("deleted route → back", took, "  mark 50, aim 5")
+	return nil
+}
+
+// save measures from the rename of a saved file to the changed entry in the maps.
+func (w *world) save() error {
+	frontends, err := w.openMap("frontends")
+	if err != nil {
+		return err
+	}
+	defer frontends.Close()
+	slots, err := w.openMap("slots")
+	if err != nil {
+		return err
+	}
+	defer slots.Close()
+	var took []time.Duration
+	for i := range w.Times {
+		changed := 1 + (i*37)%(w.Services-1)
+		want := bpf.AddressOf(backendAddress(w.Services+i, 0))
+		began := time.Now()
+		if err := w.writePart(changed/perFile, changed, i); err != nil {
+			return err
+		}
+		key := bpf.FrontendKey{Addr: bpf.AddressOf(serviceAddress(changed)), Port: bpf.PortOf(80), Proto: unix.IPPROTO_TCP}
+		err := until("changed backend", func() bool {
+			var f bpf.Frontend
+			if frontends.Lookup(&key, &f) != nil {
+				return false
+			}
+			for slot := range f.Slots + 1 {
+				var b bpf.Backend
+				if slots.Lookup(&bpf.SlotKey{Service: f.Service, Slot: slot}, &b) == nil && b.Addr == want {
+					return true
+				}
+			}
+			return false
+		})
+		if err != nil {
+			return err
+		}
+		took = append(took, time.Since(began))
+		if err := w.converged(); err != nil {
+			return err
+		}
+	}
+	figure("saved file → kernel", took, "  mark 100, aim 25 (p99, 1,000 services)")
+	return nil
+}
+
+func (w *world) openMap(prefix string) (*ebpf.Map, error) {
+	found, err := filepath.Glob(filepath.Join(w.bpffs, "plumb", "bench", "maps", prefix+"*"))
+	if err != nil || len(found) != 1 {
+		return nil, fmt.Errorf("find map %s: %w, %d found", prefix, err, len(found))
+	}
+	return ebpf.LoadPinnedMap(found[0], nil)
+}
+
+// idle measures what the daemon costs when nothing happens.
+func (w *world) idle() error {
+	before, err := w.usage()
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Duration(w.Idle * float64(time.Second)))
+	after, err := w.usage()
+	if err != nil {
+		return err
+	}
+	var goroutines float64
+	if goroutines, err = w.metric("go_goroutines"); err != nil {
+		return err
+	}
+	fmt.Printf("  idle: processor %.2f %%, %.1f wake-ups a second, RSS %.1f MB (mark 60 at 1,000 and 150 at 10,000), %.0f goroutines\n",
+		(after.cpu-before.cpu)/w.Idle*100, (after.wakes-before.wakes)/w.Idle, after.rss, goroutines)
+	return nil
+}
+
+type usage struct{ cpu, wakes, rss float64 }
+
+// usage reads what the daemon has used so far: seconds, voluntary switches, MB.
+func (w *world) usage() (u usage, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", w.daemon.Process.Pid))
+	if err != nil {
+		return u, err
+	}
+	for _, path := range tasks {
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			var n float64
+			if _, err := fmt.Sscanf(lines.Text(), "voluntary_ctxt_switches: %f", &n); err == nil {
+				u.wakes += n
+			}
+			if _, err := fmt.Sscanf(lines.Text(), "VmRSS: %f", &n); err == nil {
+				u.rss = n / 1024
+			}
+		}
+		f.Close()
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.daemon.Process.Pid))
+	if err != nil {
+		return u, err
+	}
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	var user, system float64
+	if _, err := fmt.Sscan(f[11]+" "+f[12], &user, &system); err != nil {
+		return u, err
+	}
+	u.cpu = (user + system) / 100
+	return u, nil
+}
+
+// metric reads one number of the daemon's.
+func (w *world) metric(name string) (v float64, err error) {
+	out, err := exec.Command("curl", "-s", "--unix-socket", filepath.Join(w.run, "bench", "api.sock"), "http://plumb/metrics").Output()
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			_, err := fmt.Sscan(rest, &v)
+			return v, err
+		}
+	}
+	return 0, fmt.Errorf("no metric %s: %w", name, err)
+}
