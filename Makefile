@@ -6,7 +6,7 @@ FLAGS := -trimpath -ldflags='-s -w'
 export CGO_ENABLED = 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: all build generate test test-kernels lint check bench demo clean FORCE
+.PHONY: all build generate test soak test-kernels lint check bench demo clean FORCE
 all: build
 
 # One static binary for each machine that plumb is meant for.
@@ -27,6 +27,13 @@ test:
 	$(GO) vet ./...
 	$(GO) test -count=1 -timeout=40m ./...
 
+# Ten minutes of an adversary against the daemon; CI runs one.
+SOAK ?= 10m
+SEED ?= 1
+soak:
+	.ci/deps run test
+	$(GO) test -count=1 -v -timeout=60m -run '^TestSoak$$' ./cmd/plumb -soak $(SOAK) -seed $(SEED)
+
 # The privileged tests and the examples on other kernels, in virtual machines.
 test-kernels: bin/plumb bin/plumb-linux-arm64
 	.ci/deps run test vm
@@ -43,7 +50,7 @@ lint:
 check: lint test
 
 # All figures, in about an hour; with QUICK=1 in a few minutes, which is too little for what differs by less than 10 %.
-BENCH := compile run control datapath icount programs
+BENCH := compile run control daemon datapath icount programs
 bench: bin/plumb
 	.ci/deps run test vm
 	for b in $(BENCH); do $(GO) build -o bin/bench-$$b ./internal/bench/$$b || exit; done
@@ -51,6 +58,7 @@ ifdef QUICK
 	bin/bench-compile -n 1000
 	bin/bench-run -rounds 3
 	bin/bench-control -rounds 2 -n 1000
+	bin/bench-daemon -n 1000 -times 20 -idle 5
 	bin/bench-programs -runs 2000 -rounds 3
 	bin/bench-icount -rounds 3 -count 200 -attach veth,bridge,macvlan
 	bin/bench-datapath -rounds 10 -seconds 0.05 -services 1,1000
@@ -59,6 +67,8 @@ else
 	bin/bench-compile -n 10000 -runs 5
 	bin/bench-run
 	bin/bench-control
+	bin/bench-daemon
+	bin/bench-daemon -n 10000 -pods 1000 -times 10 -idle 30
 	bin/bench-programs
 	bin/bench-icount
 	bin/bench-icount -apart

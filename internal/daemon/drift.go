@@ -15,8 +15,9 @@ const driftKept = 20
 // tell logs what a plan is about to change. What differs though the node was found right before, with the same
 // configuration, is drift: somebody changed it.
 func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.Events) {
-	s := p.Summary()
-	d.Log.Info("changes", "create", s.Create, "update", s.Update, "replace", s.Replace, "delete", s.Delete, "from", d.inForce.from)
+	if s := p.Summary(); len(p.Changes) > oneByOne {
+		d.Log.Info("changes", "create", s.Create, "update", s.Update, "replace", s.Replace, "delete", s.Delete, "from", d.inForce.from)
+	}
 	var drift []api.Drift
 	now := time.Now().UTC()
 	for _, c := range p.Changes {
