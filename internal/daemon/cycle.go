@@ -29,7 +29,8 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.prober.Adopt(health.Observed(o.Owned))
+	d.told = health.Observed(o.Owned)
+	d.prober.Adopt(d.told)
 	good, err := d.lastGood(ctx)
 	if err != nil {
 		d.Log.Error("the last good state can't be used", "err", err)

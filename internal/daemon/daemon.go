@@ -55,6 +55,7 @@ type Daemon struct {
 	deaf               time.Time // until then, events of the kernel are only collected
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
+	told               health.Verdicts      // those that were logged, or that the kernel had at the start
 	probed             map[resource.ID]bool // what they changed since the node was last found as it should be
 	unanswered         []string             // frontends that none of their backends answers for
 	waits              string               // why nothing was done in the last cycle

@@ -16,7 +16,7 @@ func (d *Daemon) consult() {
 	frontends := map[netip.AddrPort][]string{}
 	var order []netip.AddrPort
 	reasons := map[netip.AddrPort]health.Verdict{}
-	for _, k := range health.Flips(d.verdicts, v) {
+	for _, k := range health.Flips(d.told, v) {
 		if frontends[k.Backend] == nil {
 			order = append(order, k.Backend)
 		}
@@ -32,7 +32,7 @@ func (d *Daemon) consult() {
 			d.Log.Info("backend answers again", "backend", b.String(), "frontends", frontends[b])
 		}
 	}
-	d.verdicts = v
+	d.verdicts, d.told = v, v
 	var unanswered []string
 	if d.inForce != nil {
 		unanswered = health.Unanswered(d.inForce.compiled.State, v)
