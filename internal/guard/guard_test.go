@@ -441,7 +441,8 @@ func TestKillBack(t *testing.T) {
 					if !dead && code != exitReverted {
 						t.Fatalf("guardian killed at its write %d: exit code %d: %s", n, code, said)
 					}
-					if !died {
+					// On a busy machine the changes may have taken too long: then there was less to take back.
+					if !died && !strings.Contains(said, "took longer") {
 						t.Logf("killed before %d writes, one in %d", (n-2)/step, step)
 						break
 					}

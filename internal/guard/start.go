@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 )
@@ -25,6 +26,7 @@ type Guard struct {
 	ask     io.WriteCloser
 	heard   chan message // closed when the guardian has ended
 
+	began   time.Time       // in whole seconds
 	until   context.Context // the changes may go on
 	cancel  context.CancelCauseFunc
 	waiting chan message
@@ -78,6 +80,7 @@ func Start(ctx context.Context, h *host.Host, p *Pending) (*Guard, context.Conte
 
 // prepare writes down what the guardian, or the next run, needs to know.
 func (g *Guard) prepare(ctx context.Context) error {
+	g.began = time.Now().UTC().Truncate(time.Second)
 	var err error
 	if g.pending.BootID, err = bootID(); err != nil {
 		return err
@@ -228,7 +231,7 @@ func (g *Guard) alone(why string) (Outcome, error) {
 	case err != nil:
 		return Outcome{}, err
 	case p == nil:
-		return Outcome{Why: why + "; another run of plumb has dealt with this apply (see plumb history)"}, nil
+		return g.over(why)
 	case s.Phase == Confirmed:
 		return Outcome{Confirmed: true}, finish(context.Background(), g.h, p)
 	}
@@ -240,4 +243,28 @@ func (g *Guard) alone(why string) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("%s; take the apply back: %w", why, err)
 	}
 	return Outcome{Why: why}, nil
+}
+
+// over finds out how an apply ended that has nothing left to go back by: the guardian died when it was done, or another run
+// was faster. The caller has the lock.
+func (g *Guard) over(why string) (Outcome, error) {
+	s, err := look(g.h)
+	if err != nil {
+		return Outcome{}, err
+	}
+	back, err := LastReverted(g.h)
+	switch {
+	case err != nil:
+		return Outcome{}, err
+	case s != nil && s.Phase == Confirmed:
+		return Outcome{Confirmed: true}, remove(g.h)
+	case back != nil && !back.Time.Before(g.began):
+		return Outcome{Why: back.Why}, remove(g.h)
+	}
+	if g.pending.Revision != nil {
+		if last, _ := history.Last(g.pending.StateDir, g.h.Node); last != nil && last.Digest == g.pending.Revision.Digest {
+			return Outcome{Confirmed: true}, nil
+		}
+	}
+	return Outcome{}, errors.New(why + ", and what came of this apply isn't known: see plumb history and plumb status")
 }
