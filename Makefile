@@ -27,12 +27,14 @@ test:
 	$(GO) vet ./...
 	$(GO) test -count=1 -timeout=40m ./...
 
-# Ten minutes of an adversary against the daemon; CI runs one.
+# Ten minutes of an adversary against the daemon, of which CI runs one, and ten thousand random edits of its files.
 SOAK ?= 10m
+FUZZED ?= 10000
 SEED ?= 1
 soak:
 	.ci/deps run test
 	$(GO) test -count=1 -v -timeout=60m -run '^TestSoak$$' ./cmd/plumb -soak $(SOAK) -seed $(SEED)
+	$(GO) test -count=1 -v -timeout=240m -run '^TestFuzzedFiles$$' ./internal/daemon -fuzzed $(FUZZED) -seed $(SEED)
 
 # The privileged tests and the examples on other kernels, in virtual machines.
 test-kernels: bin/plumb bin/plumb-linux-arm64

@@ -164,6 +164,16 @@ func (s *served) session(ctx context.Context) (*session, error) {
 	return &session{o: s.o, node: s.node, config: &schema.Config{Nodes: nodes}, set: set, compiled: &mine, host: h}, nil
 }
 
+// surroundings says what else on the machine would stop the pods.
+func (s *served) surroundings(ctx context.Context) []string {
+	one, err := s.session(ctx)
+	if err != nil {
+		return []string{"can't look for what is in the way of pods: " + err.Error()}
+	}
+	defer one.close()
+	return one.surroundings(ctx)
+}
+
 // Look implements api.Backend.
 func (s *served) Look(ctx context.Context, what string) (any, error) {
 	one, err := s.session(ctx)

@@ -46,16 +46,17 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	}
 	log := o.logger()
 	notify, watchdog := daemon.Systemd(log)
+	serving := &served{o: o, node: node, h: h}
 	d := daemon.New(daemon.Options{
 		Node: node, Dir: o.Dir, Tags: o.Tags, StateDir: o.StateDir, Host: h, Interval: opt.Interval, Log: log, Version: Version(),
 		Features: func(ctx context.Context) (*features.Set, error) { return o.features(ctx, "") },
 		Allowed:  reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete},
-		Notify:   notify, Watchdog: watchdog,
+		Notify:   notify, Watchdog: watchdog, Surroundings: serving.surroundings,
 	})
+	serving.Daemon = d
 	if opt.Once {
 		return outcome(d.Once(ctx))
 	}
-	serving := &served{d, o, node, h}
 	d.Registry().MustRegister(serving)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

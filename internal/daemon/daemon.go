@@ -31,7 +31,9 @@ type Options struct {
 	Log      *slog.Logger
 	Version  string
 	Notify   func(state string) // told of readiness and state, as sd_notify(3) has it; may be nil
-	Watchdog time.Duration      // Notify is told at least this often that the daemon lives; 0 for never
+	// Surroundings says what else on the machine is in the way of what is in force; it may be nil.
+	Surroundings func(context.Context) []string
+	Watchdog     time.Duration // Notify is told at least this often that the daemon lives; 0 for never
 }
 
 // Daemon keeps one node true.
@@ -146,6 +148,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	retry := d.cycle(ctx)
 	d.Notify("READY=1")
+	d.warn(ctx)
 	d.Log.Info("plumb runs", "node", d.Node, "dir", d.Dir, "interval", d.Interval)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -190,6 +193,16 @@ func (d *Daemon) Run(ctx context.Context) error {
 		if done != nil {
 			done <- nil
 		}
+	}
+}
+
+// warn tells once what else on the machine will fight it.
+func (d *Daemon) warn(ctx context.Context) {
+	if d.Surroundings == nil {
+		return
+	}
+	for _, w := range d.Surroundings(ctx) {
+		d.Log.Warn(w)
 	}
 }
 

@@ -44,6 +44,7 @@ func (h *Host) Surroundings(ctx context.Context, podPrefixes []netip.Prefix, upl
 	}
 	s.networkd()
 	s.networkManager()
+	s.firewalld()
 	return s.warnings
 }
 
