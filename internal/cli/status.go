@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/reconciler/resource"
 )
 
@@ -57,6 +58,11 @@ func (o *Options) Status(ctx context.Context) error {
 
 // status looks at the machine.
 func (s *session) status(ctx context.Context) (status, error) {
+	if p, state, err := guard.Look(s.host); err != nil {
+		s.host.Warn("%v", err)
+	} else if p != nil {
+		s.host.Warn("%v", &guard.PendingError{State: *state})
+	}
 	p, observed, err := s.plan(ctx)
 	if err != nil {
 		return status{}, err

@@ -177,7 +177,8 @@ const (
 
 // find finds out how the other end answers now.
 func (l *Lifeline) find(ctx context.Context, h *host.Host) bool {
-	for _, l.By = range []string{byEcho, byTCP, byNeighbour} {
+	for _, by := range []string{byEcho, byTCP, byNeighbour} {
+		l.By = by
 		if l.lost(ctx, h) == nil {
 			return true
 		}
