@@ -1,0 +1,146 @@
+package guard
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// every is the distance between the writes that a test stops before.
+func every(t *testing.T, n int) int {
+	t.Helper()
+	if testing.Short() {
+		n = max(n, 25)
+	}
+	if env := os.Getenv("PLUMB_TEST_EVERY"); env != "" {
+		var err error
+		if n, err = strconv.Atoi(env); err != nil || n < 1 {
+			t.Fatalf("PLUMB_TEST_EVERY is %q", env)
+		}
+	}
+	return n
+}
+
+// kills are the changes that are killed at every write: a small one, which takes everything away, and one with programs.
+var kills = map[string]int{"namespace": 1, "harmless": 1, "programs": 11}
+
+// patient is long enough for the changes, and what a test of kills waits for where nobody is killed.
+const patient = 2 * time.Second
+
+// TestKillApply kills the apply before single writes: the guardian takes it back, or before there is one, the next run.
+func TestKillApply(t *testing.T) {
+	for name, step := range kills {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, name)
+			before := l.snapshot(t)
+			step := every(t, step)
+			for n := 1; ; n += step {
+				code, said := l.run(t, patient, "PLUMB_TEST_AT="+strconv.Itoa(n))
+				if code >= 0 && !strings.Contains(said, " writes\n") {
+					t.Fatalf("to be killed at write %d: exit code %d: %s", n, code, said)
+				}
+				l.settled(t)
+				l.resolve(t)
+				l.same(t, before, fmt.Sprintf("apply killed at write %d", n))
+				if code >= 0 {
+					t.Logf("killed before %d writes, one in %d", n/step, step)
+					break
+				}
+				if n > 1000 {
+					t.Fatal("it never ends")
+				}
+			}
+		})
+	}
+}
+
+// TestKillGuardian kills the guardian before single writes of the apply, which takes itself back.
+func TestKillGuardian(t *testing.T) {
+	for name, step := range kills {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, name)
+			before := l.snapshot(t)
+			step := every(t, step)
+			for n := 1; ; n += step {
+				code, said := l.run(t, patient, "PLUMB_TEST_KILL=guardian", "PLUMB_TEST_AT="+strconv.Itoa(n))
+				if code != exitReverted && !(code == exitFailed && strings.Contains(said, "start the guardian")) {
+					t.Fatalf("guardian killed at write %d of the apply: exit code %d: %s", n, code, said)
+				}
+				l.same(t, before, fmt.Sprintf("guardian killed at write %d of the apply", n))
+				if said := l.resolve(t); said != "" {
+					t.Errorf("the next run finds something: %s", said)
+				}
+				if _, writes, _ := strings.Cut("\n"+said, "\n"); writes == "" || n > 1000 {
+					t.Fatal("it never ends")
+				}
+				var writes int
+				if m := regexp.MustCompile(`(?m)^([0-9]+) writes$`).FindStringSubmatch(said); m != nil {
+					writes, _ = strconv.Atoi(m[1])
+				}
+				if writes > 0 && n >= writes {
+					t.Logf("killed before %d writes, one in %d", n/step, step)
+					break
+				}
+			}
+		})
+	}
+}
+
+// TestKillBack kills the guardian before single writes while it takes back: the apply goes on with it, or where that is dead
+// too, the next run.
+func TestKillBack(t *testing.T) {
+	for name, step := range kills {
+		for _, dead := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, apply dead %t", name, dead), func(t *testing.T) {
+				l := newLab(t, name)
+				before := l.snapshot(t)
+				step := every(t, max(2, step))
+				for n := 2; ; n += step {
+					env := []string{"PLUMB_TEST_GUARDIAN_AT=" + strconv.Itoa(n)}
+					if dead {
+						// It dies at its last write; a world that cuts the way has the guardian act.
+						env = append(env, "PLUMB_TEST_AT="+strconv.Itoa(lastWrite(t, l)))
+					}
+					code, said := l.run(t, time.Second, env...)
+					l.settled(t)
+					found := l.resolve(t)
+					l.same(t, before, fmt.Sprintf("guardian killed at its write %d", n))
+					died := found != "" || strings.Contains(said, errDied.Error())
+					if !dead && code != exitReverted {
+						t.Fatalf("guardian killed at its write %d: exit code %d: %s", n, code, said)
+					}
+					// On a busy machine the changes may have taken too long: then there was less to take back.
+					if !died && !strings.Contains(said, "took longer") {
+						t.Logf("killed before %d writes, one in %d", (n-2)/step, step)
+						break
+					}
+					if n > 1000 {
+						t.Fatal("it never ends")
+					}
+				}
+			})
+		}
+	}
+}
+
+// lastWrite is the number of the apply's last write, which it does when everything is verified.
+func lastWrite(t *testing.T, l *lab) int {
+	t.Helper()
+	if n, ok := lastWrites[l.name]; ok {
+		return n
+	}
+	code, said := l.run(t, time.Second)
+	m := regexp.MustCompile(`(?m)^([0-9]+) writes$`).FindStringSubmatch(said)
+	if code != exitReverted || m == nil {
+		t.Fatalf("exit code %d: %s", code, said)
+	}
+	n, _ := strconv.Atoi(m[1])
+	lastWrites[l.name] = n
+	return n
+}
+
+var lastWrites = map[string]int{}
