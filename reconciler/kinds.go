@@ -65,3 +65,14 @@ var kinds = table{
 	service.Kind:  of(service.Ops{}),
 	nft.Kind:      of(nft.Ops{}),
 }
+
+// network are the kinds that nothing but their own kind, links and namespaces can take along.
+var network = table{
+	netns.Kind:  kinds[netns.Kind],
+	link.Kind:   kinds[link.Kind],
+	addr.Kind:   kinds[addr.Kind],
+	route.Kind:  kinds[route.Kind],
+	rule.Kind:   kinds[rule.Kind],
+	neigh.Kind:  kinds[neigh.Kind],
+	sysctl.Kind: kinds[sysctl.Kind],
+}

@@ -16,6 +16,28 @@ import (
 
 // Observe looks at every kind of object on the host. It writes nothing.
 func Observe(ctx context.Context, h *host.Host, desired resource.State) (*Observed, error) {
+	return observeKinds(ctx, h, desired, kinds)
+}
+
+// Network is the part of a state that ObserveNetwork looks at: namespaces and what `ip` shows, without eBPF objects and
+// nftables.
+func Network(s resource.State) resource.State {
+	part := resource.State{}
+	for id, r := range s {
+		if network[id.Kind] != nil {
+			part[id] = r
+		}
+	}
+	return part
+}
+
+// ObserveNetwork is Observe of that part, where it is known that nothing else can have changed. It takes a fraction of the time
+// on a node of many services. What differs in it can be made as in a whole state, as long as no link is made or deleted.
+func ObserveNetwork(ctx context.Context, h *host.Host, part resource.State) (*Observed, error) {
+	return observeKinds(ctx, h, part, network)
+}
+
+func observeKinds(ctx context.Context, h *host.Host, desired resource.State, kinds table) (*Observed, error) {
 	h.Forget()
 	paths := map[string]string{}
 	for _, r := range desired {

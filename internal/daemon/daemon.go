@@ -52,9 +52,10 @@ type Daemon struct {
 	touched            bool       // the files may have changed
 	revision           int        // the newest one that is known
 	backoff            backoff
-	whole              time.Time // when the last full look was
-	idle               int       // events in a row that led to nothing
-	deaf               time.Time // until then, events of the kernel are only collected
+	whole              time.Time      // when the last full look was
+	idle               int            // events in a row that led to nothing
+	deaf               time.Time      // until then, events of the kernel are only collected
+	part               resource.State // what a small look compares; nil for a whole one
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start
@@ -75,8 +76,9 @@ type version struct {
 	digest   string
 	nodes    map[string]schema.Node
 	compiled *compiler.Compiled
-	from     string // "files" or "revision N"
-	revision int    // that keeps it; 0 for none
+	part     resource.State // of its state, that a small look compares
+	from     string         // "files" or "revision N"
+	revision int            // that keeps it; 0 for none
 	since    time.Time
 	summary  resource.Summary // of the changes that it took, or would take
 	verified bool             // the node was found to be so at least once

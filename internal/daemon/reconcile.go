@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -13,6 +14,13 @@ import (
 	"plumb.internal/plumb/internal/watch"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/addr"
+	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/reconciler/resource/neigh"
+	"plumb.internal/plumb/reconciler/resource/netns"
+	"plumb.internal/plumb/reconciler/resource/route"
+	"plumb.internal/plumb/reconciler/resource/rule"
+	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
 // What is changed and isn't so afterwards is tried this often before it counts as failed, with a pause in between: the
@@ -27,9 +35,19 @@ const oneByOne = 64
 
 // reconcile puts the candidate in force, if it may be, and makes the node what is in force.
 func (d *Daemon) reconcile(ctx context.Context) error {
-	defer func() { d.whole = time.Now() }()
 	d.consult()
 	heard := d.kernel.Take()
+	if d.small(heard) {
+		d.part = d.inForce.network()
+		_, p, err := d.look(ctx, d.inForce)
+		if err == nil && !slices.ContainsFunc(p.Changes, onLinks) {
+			err = d.settle(ctx, p, heard)
+			d.part = nil
+			return err
+		}
+		d.part = nil
+	}
+	defer func() { d.whole = time.Now() }()
 	var p *resource.Plan
 	if c := d.candidate; c != nil {
 		o, plan, err := d.look(ctx, c)
@@ -52,8 +70,44 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return d.settle(ctx, p, heard)
 }
 
-// look observes the node and says what a version of it would change.
+// small reports whether it is enough to look at the network: nothing was heard of but routes and the like, which take nothing
+// else along, everything was as it should be before, and the time for a whole look hasn't come.
+func (d *Daemon) small(heard watch.Events) bool {
+	if d.candidate != nil || d.inForce == nil || !d.inForce.verified || len(d.backoff)+len(d.conflicts)+len(d.probed) > 0 ||
+		heard.Empty() || heard.Lost || time.Since(d.whole) >= d.Interval {
+		return false
+	}
+	for _, e := range heard.List {
+		switch e.Kind {
+		case route.Kind, rule.Kind, neigh.Kind, addr.Kind, sysctl.Kind:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// onLinks reports whether a change is of what takes others along.
+func onLinks(c resource.Change) bool { return c.ID.Kind == link.Kind || c.ID.Kind == netns.Kind }
+
+// network is the part of the state that a small look compares.
+func (v *version) network() resource.State {
+	if v.part == nil {
+		v.part = reconciler.Network(v.compiled.State)
+	}
+	return v.part
+}
+
+// look observes the node, or a part of it, and says what a version of it would change.
 func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *resource.Plan, error) {
+	if d.part != nil {
+		o, err := reconciler.ObserveNetwork(ctx, d.Host, d.part)
+		if err != nil {
+			return nil, nil, err
+		}
+		p, err := reconciler.Diff(d.part, o)
+		return o, p, err
+	}
 	desired := health.Overlay(v.compiled.State, d.verdicts)
 	o, err := reconciler.Observe(ctx, d.Host, desired)
 	if err != nil {
