@@ -244,13 +244,6 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 	if err := o.removeFolders(s.host.BPFFS); err != nil {
 		return err
 	}
-	r, err := history.New(nil, "", p.Summary())
-	if err == nil {
-		err = s.keep(r)
-	}
-	if err != nil {
-		return err
-	}
 	o.warn(s.host.Warnings())
 	if err := o.done(p, s.host.Writes(), time.Since(began), nil, nil); err != nil || o.JSON() {
 		return err
@@ -278,8 +271,16 @@ func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconcile
 			return err
 		}
 	}
+	// Before the lock goes with the run folder: a daemon that gets in then must know that nothing is wanted any more.
+	r, err := history.New(nil, "", p.Summary())
+	if err == nil {
+		err = s.keep(r)
+	}
+	if err != nil {
+		return err
+	}
 	show, clear := o.progress()
-	err := reconciler.Destroy(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+	err = reconciler.Destroy(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
 	clear()
 	if err != nil {
 		return interrupted(ctx, err, "plumb destroy")
