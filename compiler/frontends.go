@@ -197,24 +197,20 @@ func (b *builder) checkTable(s *service) {
 
 // checkIDs finds services, or backends, that the maps couldn't tell apart: their ids are hashes. Nobody will ever see this.
 func (b *builder) checkIDs(hash func(netip.Addr, uint16, string) uint64) {
-	type end struct {
-		at       netip.AddrPort
-		protocol string
-	}
-	services := make(map[uint64]end, len(b.frontends))
-	backends := make(map[uint64]end, len(b.frontends))
-	check := func(ids map[uint64]end, e end, from string) {
-		id := hash(e.at.Addr(), e.at.Port(), e.protocol)
+	services := make(map[uint64]resource.FrontendKey, len(b.frontends))
+	backends := make(map[uint64]resource.FrontendKey, len(b.frontends))
+	check := func(ids map[uint64]resource.FrontendKey, e resource.FrontendKey, from string) {
+		id := hash(e.At.Addr(), e.At.Port(), e.Protocol)
 		if o, ok := ids[id]; ok && o != e {
-			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.at, o.protocol, e.at, e.protocol)
+			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.At, o.Protocol, e.At, e.Protocol)
 		}
 		ids[id] = e
 	}
 	for i := range b.frontends {
 		f := &b.frontends[i]
-		check(services, end{f.At(), f.Protocol}, f.from)
+		check(services, f.Key(), f.from)
 		for _, d := range f.Backends {
-			check(backends, end{d.At(), f.Protocol}, f.from)
+			check(backends, resource.FrontendKey{At: d.At(), Protocol: f.Protocol}, f.from)
 		}
 	}
 }

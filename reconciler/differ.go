@@ -56,16 +56,21 @@ type differ struct {
 	gone           []resource.ID              // what nobody wants any more, in order
 	along          map[resource.ID]bool       // objects that can't be moved away from a parent in time, and go along with it
 
+	frontends map[resource.FrontendKey]bool // desired ones, see carried
+
 	changes []resource.Change
 	byID    map[resource.ID]int // index in changes
 }
+
+// unnamed is why an object goes, unless there is a better reason.
+const unnamed = "no longer in the configuration"
 
 // run works out all changes.
 func (d *differ) run() error {
 	d.changes, d.byID = nil, map[resource.ID]int{}
 	// Deletes come first, for what goes along with them; parents of what is observed are looked up as needed.
 	for _, id := range d.gone {
-		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: "no longer in the configuration"})
+		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: unnamed})
 	}
 	order, err := parentsFirst(d.suspects())
 	if err != nil {
@@ -83,8 +88,9 @@ func (d *differ) run() error {
 	}
 	for i := range d.changes {
 		c := &d.changes[i]
-		c.Dropped = c.Action == resource.Delete && d.replacedWith(c) == nil
+		c.Dropped = d.dropped(c)
 		d.disrupt(c)
+		explain(c)
 	}
 	return nil
 }
@@ -245,7 +251,7 @@ func (d *differ) disrupt(c *resource.Change) {
 	if dis, ok := r.(resource.Disrupter); ok {
 		c.Disruption = dis.Disruption(c.Action, from)
 	}
-	if c.Action == resource.Delete && c.Dropped && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
+	if c.Action == resource.Delete && gone(c) && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
 		c.Disruption = resource.DisruptsNothing
 	}
 	if p := d.replacedWith(c); p != nil {

@@ -134,7 +134,16 @@ func (n *servicesNode) carry(t *testing.T, way, shown, ends string) {
 		text += servicesTable
 	}
 	n.write(t, text)
-	said := n.apply(t)
+	var allow []string
+	if n.stayed[ends] != nil {
+		out, err := inLab(t, n.lab, "apply", "--yes").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "established connections end") || !strings.Contains(string(out), "need --allow-disruption") {
+			t.Errorf("apply ends connections: %v\n%s", err, out)
+		}
+		n.stay(t)
+		allow = []string{"--allow-disruption"}
+	}
+	said := n.apply(t, allow...)
 	if alone := way == "packet"; alone != strings.Contains(said, "own processes don't reach services") {
 		t.Errorf("apply says %s", said)
 	}
@@ -269,9 +278,9 @@ func (n *servicesNode) write(t *testing.T, text string) {
 	}
 }
 
-func (n *servicesNode) apply(t *testing.T) string {
+func (n *servicesNode) apply(t *testing.T, allow ...string) string {
 	t.Helper()
-	return mustRun(t, inLab(t, n.lab, "apply", "--yes", "--allow-delete"))
+	return mustRun(t, inLab(t, n.lab, append([]string{"apply", "--yes"}, allow...)...))
 }
 
 // settled expects that an apply has nothing to do, and status nothing to complain of.

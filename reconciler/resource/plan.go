@@ -95,8 +95,8 @@ type Change struct {
 	After  Resource `json:"-"`
 	// With is set where the kernel removes the object along with another one that this plan removes or replaces.
 	With *ID `json:"-"`
-	// Dropped marks a delete because the files no longer name the object, or name of the pod it belongs to.
-	Dropped bool `json:"-"`
+	// Dropped is how much goes with the change that the files no longer name: the object, or frontends that it carries.
+	Dropped int `json:"-"`
 }
 
 // Pod names the pod that the changed object belongs to, "" for what is the node's own.

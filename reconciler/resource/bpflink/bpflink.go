@@ -84,6 +84,9 @@ func (a Attachment) DiesWith() []resource.ID {
 // Recorded implements resource.Recorder: the file outlives the device.
 func (a Attachment) Recorded() bool { return true }
 
+// Means implements resource.Means.
+func (a Attachment) Means() bool { return true }
+
 // Device implements resource.Sitter.
 func (a Attachment) Device() resource.Device { return resource.Device{NetNS: a.NetNS, Name: a.Dev} }
 

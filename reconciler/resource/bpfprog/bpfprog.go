@@ -66,6 +66,9 @@ func (p Program) After() []resource.ID { return slices.Clone(p.Maps) }
 // DiesWith implements resource.Resource.
 func (p Program) DiesWith() []resource.ID { return nil }
 
+// Means implements resource.Means.
+func (p Program) Means() bool { return true }
+
 // Requires implements resource.Resource.
 func (p Program) Requires() []features.Feature { return p.Needs }
 

@@ -22,6 +22,9 @@ func HashID(addr netip.Addr, port uint16, protocol string) uint64 {
 	return hashID(bpf.AddressOf(addr), bpf.PortOf(port), number(protocols[:], protocol))
 }
 
+// ID is the id of a frontend in the maps.
+func ID(f resource.Frontend) uint64 { return HashID(f.Address, f.Port, f.Protocol) }
+
 func hashID(addr bpf.Address, port bpf.Port, proto uint8) uint64 {
 	h := fnvStart
 	for _, b := range addr {

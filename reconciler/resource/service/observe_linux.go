@@ -35,6 +35,11 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, fo
 		return nil, nil, err
 	}
 	adopt(owned, wanted)
+	if len(wanted) == 0 {
+		if err := m.markBusy(owned); err != nil {
+			return nil, nil, err
+		}
+	}
 	if len(all.junk.frontends)+len(all.junk.slots) > 0 {
 		owned = append(owned, Service{Leftover: "entries that nothing reads", Maps: ids, junk: &all.junk})
 	}

@@ -21,6 +21,8 @@
 package service
 
 import (
+	"iter"
+
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -38,9 +40,12 @@ type Service struct {
 	Broken string `json:",omitempty"`
 	// Leftover names observed entries that are no service's.
 	Leftover string `json:",omitempty"`
-	held     *entries
-	stale    []pair
-	junk     *junk
+	// busy is set of an observed service whose packets are translated for somebody just now, when no service is wanted in
+	// the maps any more.
+	busy  bool
+	held  *entries
+	stale []pair
+	junk  *junk
 }
 
 // pair is one backend of one service, by their ids; backend 0 is all of them.
@@ -62,6 +67,14 @@ func (s Service) After() []resource.ID { return s.Maps }
 
 // DiesWith implements resource.Resource.
 func (s Service) DiesWith() []resource.ID { return nil }
+
+// Carries implements resource.Carrier.
+func (s Service) Carries() iter.Seq[resource.FrontendKey] {
+	return func(yield func(resource.FrontendKey) bool) { yield(s.Key()) }
+}
+
+// Means implements resource.Means: leftovers are nobody's service.
+func (s Service) Means() bool { return s.Leftover != "" }
 
 // Requires implements resource.Resource.
 func (s Service) Requires() []features.Feature { return nil }
