@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	svc "plumb.internal/plumb/reconciler/resource/service"
 )
@@ -23,6 +24,7 @@ func (b *builder) settleServices() {
 		return
 	}
 	b.giveBackends()
+	b.warnIPv6Services()
 	b.frontends = make([]frontend, 0, len(b.services))
 	var left, open []string
 	for _, s := range b.services {
@@ -47,6 +49,26 @@ func (b *builder) settleServices() {
 			subject = "services.*.algorithm"
 		}
 		b.choice(subject, "auto", resource.Random, fmt.Sprintf("it shares out evenly and keeps no state; services that leave it open: %s", few(open)))
+	}
+}
+
+// warnIPv6Services says which addresses of services nobody reaches on a node without IPv6. That is no mistake: all nodes
+// have all services, and others may have IPv6.
+func (b *builder) warnIPv6Services() {
+	if b.set.Supports(features.IPv6) {
+		return
+	}
+	var unreached []string
+	for _, s := range b.services {
+		for _, a := range s.addrs {
+			if a.Is6() {
+				unreached = append(unreached, fmt.Sprintf("%s (%s)", element(s.path+".addresses", a.index), a))
+			}
+		}
+	}
+	if len(unreached) > 0 {
+		b.warn("nobody on node %s reaches the IPv6 addresses of services, and they are left out: %s: %s",
+			b.node.name, lacks(b.set, features.IPv6), few(unreached))
 	}
 }
 
@@ -87,6 +109,9 @@ func (b *builder) settleService(s *service) (answered bool) {
 	}
 	b.checkFamilies(s, speaks)
 	b.checkTable(s)
+	if !b.set.Supports(features.IPv6) {
+		delete(speaks, true)
+	}
 	answered = true
 	var rounded []resource.Backend // as every port and family has it, one of them is told
 	for _, p := range s.ports {
@@ -105,6 +130,9 @@ func (b *builder) settleService(s *service) (answered bool) {
 		}
 		from := field(s.path+".ports", p.name)
 		for _, a := range s.addrs {
+			if !speaks[a.Is6()] {
+				continue
+			}
 			b.frontends = append(b.frontends, frontend{from: from, Frontend: resource.Frontend{
 				Address: a.Addr, Port: uint16(p.Port.Port), Protocol: p.Protocol,
 				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[a.Is6()],
