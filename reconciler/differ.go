@@ -2,7 +2,6 @@ package reconciler
 
 import (
 	"cmp"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -16,23 +15,35 @@ type difference struct {
 	inPlace bool
 }
 
-// differences compares all objects with what is observed under their own IDs. With many thousands it is what a plan takes
-// longest for, so every processor takes a part.
-func (t table) differences(desired, owned resource.State) map[resource.ID]difference {
+// differences compares all objects with what is observed under their own IDs, where that wasn't done by who looked. With
+// many thousands every processor takes a part.
+func (t table) differences(w *wanted, o *Observed) map[resource.ID]difference {
 	type result struct {
 		id resource.ID
 		difference
 	}
-	ids := slices.Collect(maps.Keys(desired))
+	var suspects []resource.Resource
+	for kind, rs := range w.of {
+		m, ok := o.matched[kind]
+		if !ok {
+			suspects = append(suspects, rs...)
+			continue
+		}
+		all := o.wanted.of[kind]
+		for _, i := range m.others {
+			suspects = append(suspects, all[i])
+		}
+	}
 	parts := make([][]result, runtime.GOMAXPROCS(0))
 	var wg sync.WaitGroup
 	for i := range parts {
 		wg.Go(func() {
-			for _, id := range ids[i*len(ids)/len(parts) : (i+1)*len(ids)/len(parts)] {
-				observed, ok := owned[id]
+			for _, r := range suspects[i*len(suspects)/len(parts) : (i+1)*len(suspects)/len(parts)] {
+				id := r.ID()
+				observed, ok := o.Owned[id]
 				if !ok {
 					parts[i] = append(parts[i], result{id: id})
-				} else if fields, inPlace := t[id.Kind].diff(observed, desired[id]); len(fields) > 0 {
+				} else if fields, inPlace := t[id.Kind].diff(observed, r); len(fields) > 0 {
 					parts[i] = append(parts[i], result{id, difference{fields, inPlace}})
 				}
 			}
@@ -52,6 +63,7 @@ func (t table) differences(desired, owned resource.State) map[resource.ID]differ
 type differ struct {
 	kinds          table
 	desired, owned resource.State
+	matched        map[resource.Kind]matched
 	differing      map[resource.ID]difference // desired objects that aren't as observed
 	gone           []resource.ID              // what nobody wants any more, in order
 	along          map[resource.ID]bool       // objects that can't be moved away from a parent in time, and go along with it
@@ -77,7 +89,7 @@ func (d *differ) run() error {
 		return err
 	}
 	for _, id := range order {
-		if c, ok := d.compare(d.owned[id], d.desired[id]); ok {
+		if c, ok := d.compare(d.observed(id), d.desired[id]); ok {
 			d.add(c)
 		}
 	}
@@ -120,6 +132,18 @@ func (d *differ) suspects() resource.State {
 		}
 	}
 	return suspects
+}
+
+// observed is what is there of a desired object; nil for nothing.
+func (d *differ) observed(id resource.ID) resource.Resource {
+	if r, ok := d.owned[id]; ok {
+		return r
+	}
+	m, ok := d.matched[id.Kind]
+	if _, differs := d.differing[id]; differs || !ok {
+		return nil
+	}
+	return m.as(d.desired[id])
 }
 
 // needsAny reports whether r needs one of ids.

@@ -9,11 +9,17 @@
 // be told of adopted namespaces before it is looked at. What the files hold:
 //
 //	reconciler_linux.go  the functions that others call
-//	observe.go           what is on the host
+//	observe.go wanted.go what is on the host
+//	only_linux.go        the same for single objects
 //	diff.go differ.go    the changes between both states, as a plan
 //	steps.go ready.go    the order of the changes, see below
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files
+//
+// Of services there may be tens of thousands: their kind is a Matcher, which compares while it looks, so that nothing is
+// made of those that are as they should be. Observed.All makes it where all are asked for. And it is a Looker: who knows
+// that one service alone changed, as when a backend fails, has that one looked at, changed and verified by ConvergeOnly.
+// That too starts from what is there; but nothing else is mended by it.
 //
 // # How a plan is ordered
 //

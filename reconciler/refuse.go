@@ -22,11 +22,13 @@ func Refuse(p *resource.Plan, o *Observed, allowed Allowed) error {
 		for _, c := range p.Changes {
 			deleted += c.Dropped
 		}
-		for _, r := range o.Owned {
-			owned += worth(r)
-		}
-		if deleted >= guardFloor && 2*deleted > owned {
-			return &DeletionError{Deleted: deleted, Owned: owned}
+		if deleted >= guardFloor {
+			for _, r := range o.All() {
+				owned += worth(r)
+			}
+			if 2*deleted > owned {
+				return &DeletionError{Deleted: deleted, Owned: owned}
+			}
 		}
 	}
 	if cuts := p.NeedsDisruption(); len(cuts) > 0 && !allowed.Disruption {

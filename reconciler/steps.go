@@ -406,6 +406,13 @@ func claimsOf(r resource.Resource) []resource.Claim {
 	return nil
 }
 
+// claims reports whether objects like r need something for themselves.
+func claims(r resource.Resource) bool {
+	_, claimer := r.(resource.Claimer)
+	_, maker := r.(resource.Maker)
+	return claimer || maker
+}
+
 // exclusive lists everything that r needs for itself: its claims, and the names of its devices.
 func exclusive(r resource.Resource) []resource.Claim {
 	claims := claimsOf(r)

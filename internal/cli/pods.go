@@ -69,11 +69,11 @@ func (o *Options) Pods(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known, err := readEndpoints(s.host, observed.Owned)
+	known, err := readEndpoints(s.host, observed.All())
 	if err != nil {
 		return err
 	}
-	d := datapathOf(observed.Owned)
+	d := datapathOf(observed.All())
 	all := pods{FormatVersion: "1", Node: s.node, Pods: []podRow{}}
 	for _, view := range s.compiled.Pods {
 		row, err := lookAtPod(s.host, view)

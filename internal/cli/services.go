@@ -65,7 +65,7 @@ func (o *Options) Services(ctx context.Context) error {
 		return err
 	}
 	all := services{FormatVersion: "1", Node: s.node}
-	if all.Services, err = serviceRows(ctx, s.host, observed.Owned, s.compiled.State); err != nil {
+	if all.Services, err = serviceRows(ctx, s.host, observed.All(), s.compiled.State); err != nil {
 		return err
 	}
 	if o.JSON() {

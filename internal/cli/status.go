@@ -48,7 +48,7 @@ func (o *Options) Status(ctx context.Context) error {
 		Choices: append([]resource.Choice{}, p.Choices...), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
 		Warnings: append([]string{}, p.Warnings...),
 	}
-	if st.Data, err = readData(s.host, observed.Owned); err != nil {
+	if st.Data, err = readData(s.host, observed.All()); err != nil {
 		return err
 	}
 	changes := map[string][]string{}
@@ -57,7 +57,7 @@ func (o *Options) Status(ctx context.Context) error {
 		changes[pod] = append(changes[pod], c.Action.Symbol()+" "+c.ID.String())
 	}
 	there := map[string]bool{}
-	for id := range observed.Owned {
+	for id := range observed.All() {
 		there[id.NetNS] = true
 	}
 	names := map[string]bool{"": true}

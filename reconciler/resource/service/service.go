@@ -4,7 +4,9 @@
 //	entries.go          a frontend as the entries of the maps, and back
 //	diff.go             what differs, in words, and whom it hurts
 //	order.go            in which order slots can be written
+//	expected.go         what should be in the maps, to be compared with all that is
 //	observe_linux.go    all services from a dump of the maps
+//	read_linux.go       one service
 //	service_linux.go    the operations, and single entries
 //	change_linux.go     writing the entries that differ, in an order that no client notices
 //	maps_linux.go       the open maps, and which elements of the arrays of Maglev tables are free
