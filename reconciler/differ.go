@@ -69,6 +69,7 @@ type differ struct {
 	along          map[resource.ID]bool       // objects that can't be moved away from a parent in time, and go along with it
 
 	frontends map[resource.FrontendKey]bool // desired ones, see carried
+	leaving   map[resource.Device]bool      // of links that go, see takesOver
 
 	changes []resource.Change
 	byID    map[resource.ID]int // index in changes
@@ -99,8 +100,10 @@ func (d *differ) run() error {
 		}
 	}
 	for i := range d.changes {
+		d.changes[i].Dropped = d.dropped(&d.changes[i])
+	}
+	for i := range d.changes {
 		c := &d.changes[i]
-		c.Dropped = d.dropped(c)
 		d.disrupt(c)
 		explain(c)
 	}
@@ -119,7 +122,7 @@ func (d *differ) suspects() resource.State {
 	}
 	for id, diff := range d.differing {
 		suspects[id] = d.desired[id]
-		if observed, ok := d.owned[id]; ok && !d.mends(observed, d.desired[id], diff) {
+		if observed, ok := d.owned[id]; ok && !d.mends(observed, d.desired[id], diff) || !ok && d.takesOver(id) {
 			going[id] = true
 		}
 	}
@@ -157,6 +160,23 @@ func (d *differ) mends(observed, desired resource.Resource, diff difference) boo
 	return diff.inPlace && slices.Equal(claimsOf(observed), claimsOf(desired))
 }
 
+// takesOver reports whether a desired object makes a device that another one made, which goes: somebody gave the other end
+// of a pair another name. What was told of the device has to be told anew.
+func (d *differ) takesOver(id resource.ID) bool {
+	if d.leaving == nil {
+		d.leaving = map[resource.Device]bool{}
+		for _, id := range d.gone {
+			if m, ok := d.owned[id].(resource.Maker); ok {
+				for _, dev := range m.Devices() {
+					d.leaving[dev] = true
+				}
+			}
+		}
+	}
+	m, ok := d.desired[id].(resource.Maker)
+	return ok && slices.ContainsFunc(m.Devices(), func(dev resource.Device) bool { return d.leaving[dev] })
+}
+
 // add appends c.
 func (d *differ) add(c resource.Change) {
 	d.byID[c.ID] = len(d.changes)
@@ -184,6 +204,12 @@ func (d *differ) compare(observed, desired resource.Resource) (resource.Change, 
 		for _, p := range observed.DiesWith() {
 			if d.action(p) == resource.Delete && !borrowed(d.owned[p]) {
 				c.Action, c.Reason, c.With = resource.Replace, "re-created with "+p.String(), &p
+				return c, true
+			}
+		}
+		for _, p := range desired.After() {
+			if d.action(p) == resource.Create && d.takesOver(p) {
+				c.Action, c.Reason = resource.Replace, "re-created with "+p.String()
 				return c, true
 			}
 		}
@@ -264,8 +290,8 @@ func borrowed(r resource.Resource) bool {
 	return ok && b.Borrowed()
 }
 
-// disrupt says whom c hurts. What goes or comes along with a replaced object hurts as much as that one; a pod that the
-// files no longer name isn't disrupted by its removal.
+// disrupt says whom c hurts. What goes or comes along with a replaced object hurts at least as much as that one, and what
+// goes with a deleted one just as much; a pod that the files no longer name isn't disrupted by its removal.
 func (d *differ) disrupt(c *resource.Change) {
 	c.Disruption = resource.DisruptsNothing
 	r, from := c.After, c.Before
@@ -278,24 +304,36 @@ func (d *differ) disrupt(c *resource.Change) {
 	if c.Action == resource.Delete && gone(c) && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
 		c.Disruption = resource.DisruptsNothing
 	}
-	if p := d.replacedWith(c); p != nil {
-		if dis, ok := p.After.(resource.Disrupter); ok {
-			if class := dis.Disruption(p.Action, p.Before); class.Level() > c.Disruption.Level() {
+	root := d.root(c)
+	switch {
+	case root == c:
+	case root.Action == resource.Delete && c.Action == resource.Delete:
+		d.disrupt(root)
+		c.Disruption = root.Disruption
+	case root.Action == resource.Replace:
+		if dis, ok := root.After.(resource.Disrupter); ok {
+			if class := dis.Disruption(root.Action, root.Before); class.Level() > c.Disruption.Level() {
 				c.Disruption = class
 			}
 		}
 	}
 }
 
-// replacedWith follows what c goes along with, up to the replaced object that it all comes from; nil if there is none.
-func (d *differ) replacedWith(c *resource.Change) *resource.Change {
+// root follows what c goes along with, up to what it all comes from; c itself where it goes with nothing.
+func (d *differ) root(c *resource.Change) *resource.Change {
 	for range len(d.changes) {
 		if c.With == nil {
-			return nil
+			break
 		}
-		if c = &d.changes[d.byID[*c.With]]; c.Action == resource.Replace && c.With == nil {
-			return c
-		}
+		c = &d.changes[d.byID[*c.With]]
+	}
+	return c
+}
+
+// replacedWith is the replaced object that c goes along with; nil if there is none.
+func (d *differ) replacedWith(c *resource.Change) *resource.Change {
+	if root := d.root(c); root != c && root.Action == resource.Replace {
+		return root
 	}
 	return nil
 }
