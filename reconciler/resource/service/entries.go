@@ -120,31 +120,38 @@ type junk struct {
 
 // encode is what a frontend is in the maps. Which table it has, and where round-robin stands, is left out.
 func encode(f resource.Frontend) *entries {
-	e := new(entries)
-	e.slots = e.encode(&f, make([]slot, 0, len(f.Backends)))
+	e := &entries{there: true, slots: make([]slot, 0, len(f.Backends))}
+	e.key, e.frontend = encodeFrontend(&f)
+	e.service = e.frontend.Service
+	e.frontend.Slots, e.slots = appendSlots(e.slots, &f, e.key.Proto)
+	if f.Affinity > 0 {
+		e.members = membersOf(e.slots[:e.frontend.Slots])
+	}
 	return e
 }
 
-// encode makes e what a frontend is in the maps. It appends the slots, which the caller gives to e: they may be many
-// services'.
-func (e *entries) encode(f *resource.Frontend, slots []slot) []slot {
-	*e = entries{there: true}
-	e.key = bpf.FrontendKey{Addr: bpf.AddressOf(f.Address), Port: bpf.PortOf(f.Port), Proto: number(protocols[:], f.Protocol)}
-	e.service = hashID(e.key.Addr, e.key.Port, e.key.Proto)
-	e.frontend = bpf.Frontend{
-		Service:   e.service,
+// encodeFrontend leaves out how many slots it has.
+func encodeFrontend(f *resource.Frontend) (bpf.FrontendKey, bpf.Frontend) {
+	k := bpf.FrontendKey{Addr: bpf.AddressOf(f.Address), Port: bpf.PortOf(f.Port), Proto: number(protocols[:], f.Protocol)}
+	v := bpf.Frontend{
+		Service:   hashID(k.Addr, k.Port, k.Proto),
 		Affinity:  uint32(f.Affinity / time.Second),
 		Algorithm: number(algorithms[:], f.Algorithm),
 	}
 	if f.Algorithm == resource.Maglev {
-		e.frontend.Size = uint32(f.TableSize)
-		e.frontend.Class = uint8(bpf.MaglevClass(f.TableSize))
+		v.Size = uint32(f.TableSize)
+		v.Class = uint8(bpf.MaglevClass(f.TableSize))
 	}
+	return k, v
+}
+
+// appendSlots appends the slots of a frontend, of which the first are those that new clients are given.
+func appendSlots(slots []slot, f *resource.Frontend, proto uint8) (pickable uint32, all []slot) {
 	start := len(slots)
 	add := func(b *resource.Backend) {
 		v := bpf.Backend{Addr: bpf.AddressOf(b.Address), Port: bpf.PortOf(b.Port), Weight: uint16(min(b.Weight, math.MaxUint16)),
 			State: number(states[:], b.State)}
-		v.ID = hashID(v.Addr, v.Port, e.key.Proto)
+		v.ID = hashID(v.Addr, v.Port, proto)
 		slots = append(slots, slot{uint32(len(slots) - start), v})
 	}
 	if even(f) {
@@ -158,16 +165,13 @@ func (e *entries) encode(f *resource.Frontend, slots []slot) []slot {
 			add(&f.Backends[i])
 		}
 	}
-	e.frontend.Slots = uint32(len(slots) - start)
-	if e.frontend.Affinity > 0 {
-		e.members = membersOf(slots[start:])
-	}
+	pickable = uint32(len(slots) - start)
 	for i := range f.Backends {
 		if !picked(&f.Backends[i]) {
 			add(&f.Backends[i])
 		}
 	}
-	return slots
+	return pickable, slots
 }
 
 func picked(b *resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }

@@ -138,7 +138,7 @@ func TestTwoMaps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all, err := m.look(nil)
+		all, err := m.look(nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +151,7 @@ func TestTwoMaps(t *testing.T) {
 		if got := last(m.slots).Name; got == bpf.MapName("slots", 1, entries*sizes["slots"]) {
 			t.Fatalf("the other map is %s", got)
 		}
-		others, err := m.look(nil)
+		others, err := m.look(nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,7 +38,8 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Service) (owned, 
 
 // Match implements reconciler.Matcher.
 func (Ops) Match(_ context.Context, h *host.Host, wanted []resource.Resource) (matched resource.Matched[Service], err error) {
-	m, err := open(h, named(wanted))
+	names, backends := named(wanted)
+	m, err := open(h, names)
 	if err != nil {
 		return matched, err
 	}
@@ -49,7 +50,7 @@ func (Ops) Match(_ context.Context, h *host.Host, wanted []resource.Resource) (m
 		}
 		return matched, nil
 	}
-	v, err := m.look(wanted)
+	v, err := m.look(wanted, backends)
 	if err == nil {
 		err = m.checkTables(v)
 	}
@@ -59,7 +60,12 @@ func (Ops) Match(_ context.Context, h *host.Host, wanted []resource.Resource) (m
 	ids := m.ids()
 	matched.Others, matched.Owned = v.differing(wanted, ids)
 	matched.As = func(w Service) Service {
-		return Service{Frontend: w.Frontend, Maps: ids, held: &v.services[v.at(ID(w.Frontend)).number-1]}
+		i := v.at(ID(w.Frontend))
+		e := v.tabled[i]
+		if e == nil {
+			e = v.entries(i)
+		}
+		return Service{Frontend: w.Frontend, Maps: ids, held: e}
 	}
 	if len(wanted) == 0 {
 		err = m.markBusy(matched.Owned)
@@ -84,11 +90,13 @@ func (e *entries) resource(wanted *resource.Frontend, ids []resource.ID) Service
 	return s
 }
 
-// named are the maps that the wanted services are to be in; not every service names all.
-func named(wanted []resource.Resource) (names []resource.ID) {
+// named are the maps that the wanted services are to be in; not every service names all. It counts their backends, too.
+func named(wanted []resource.Resource) (names []resource.ID, backends int) {
 	var last []resource.ID
 	for _, r := range wanted {
-		ids := r.(Service).Maps
+		s := r.(Service)
+		backends += len(s.Backends)
+		ids := s.Maps
 		if len(ids) == 0 || len(ids) == len(last) && &ids[0] == &last[0] {
 			continue // most services share one list
 		}
@@ -99,13 +107,14 @@ func named(wanted []resource.Resource) (names []resource.ID) {
 		}
 		last = ids
 	}
-	return names
+	return names, backends
 }
 
 // view is what a look at the maps found.
 type view struct {
 	*expected
 	isWhole []bool              // of each wanted service: it is exactly as wanted
+	tabled  map[int]*entries    // those of them that have a Maglev table
 	others  map[uint64]*entries // all others that have anything in the maps, by id
 	alone   []*entries          // frontends whose id is another one's
 	junk    junk
@@ -117,7 +126,7 @@ var batches = sync.Pool{New: func() any { return bpf.NewBatch[bpf.SlotKey, bpf.B
 
 // look reads the maps and compares what is there with what is wanted. The kernel takes most of the time, and most of it
 // for the slots: they are read meanwhile.
-func (m *maps) look(wanted []resource.Resource) (*view, error) {
+func (m *maps) look(wanted []resource.Resource, backends int) (*view, error) {
 	type slotBatch = bpf.Batch[bpf.SlotKey, bpf.Backend]
 	var (
 		g          errgroup.Group
@@ -138,7 +147,7 @@ func (m *maps) look(wanted []resource.Resource) (*view, error) {
 			return false
 		})
 	})
-	v := &view{expected: expect(wanted), isWhole: make([]bool, len(wanted)), others: map[uint64]*entries{}}
+	v := &view{expected: expect(wanted, backends), isWhole: make([]bool, len(wanted)), tabled: map[int]*entries{}, others: map[uint64]*entries{}}
 	errFrontends := each(m.frontends, func(k bpf.FrontendKey, f bpf.Frontend) {
 		switch {
 		case k.Pad != 0:
@@ -202,7 +211,7 @@ func (v *view) addFrontend(k bpf.FrontendKey, f bpf.Frontend) {
 
 // sort tells what is exactly as wanted from what isn't, and puts the entries of the latter in order.
 func (v *view) sort() {
-	for i := range v.services {
+	for i := range v.ids {
 		if v.isWhole[i] = v.whole(i); !v.isWhole[i] {
 			v.setApart(i)
 		}
@@ -215,9 +224,9 @@ func (v *view) sort() {
 
 // setApart makes of what was seen of a wanted service one that isn't as wanted.
 func (v *view) setApart(i int) {
-	seen := entries{}
-	if !v.seen(i, &seen) {
-		return // nothing is there
+	seen, something := v.seen(i)
+	if !something {
+		return
 	}
 	e := v.other(seen.service)
 	if seen.there && e.there {
@@ -234,8 +243,8 @@ func (v *view) setApart(i int) {
 func (v *view) compare(remembered map[pair]bool) {
 	for p := range remembered {
 		var slots []slot
-		if at := v.at(p.service); at.number > 0 && v.isWhole[at.number-1] {
-			slots = v.services[at.number-1].slots
+		if i := v.at(p.service); i >= 0 && v.isWhole[i] {
+			slots = v.slotsOf(i)
 		} else if e := v.others[p.service]; e != nil && e.there {
 			slots = e.slots
 		}
@@ -251,9 +260,10 @@ func (v *view) compare(remembered map[pair]bool) {
 // checkTables learns which elements hold Maglev tables, and looks at them on every processor.
 func (m *maps) checkTables(v *view) error {
 	var all []*entries
-	for i := range v.services {
-		if e := &v.services[i]; v.isWhole[i] && e.hasTable() {
-			all = append(all, e)
+	for i, f := range v.frontends {
+		if v.isWhole[i] && f.Algorithm == bpf.Maglev && f.Slots > 0 {
+			e := v.entries(i)
+			v.tabled[i], all = e, append(all, e)
 		}
 	}
 	whole := len(all)
@@ -262,7 +272,7 @@ func (m *maps) checkTables(v *view) error {
 			all = append(all, e)
 		}
 	}
-	m.tables().learn(all, func(service uint64) bool { return v.at(service).number > 0 })
+	m.tables().learn(all, func(service uint64) bool { return v.at(service) >= 0 })
 	room := m.room()
 	var g errgroup.Group
 	part := max(256, (len(all)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
@@ -285,7 +295,7 @@ func (m *maps) checkTables(v *view) error {
 	}
 	for _, e := range all[:whole] {
 		if !e.table || e.cutOff {
-			v.isWhole[v.at(e.service).number-1] = false
+			v.isWhole[v.at(e.service)] = false
 			v.others[e.service] = e
 		}
 	}
@@ -318,8 +328,8 @@ func (v *view) differing(wanted []resource.Resource, ids []resource.ID) (others 
 	}
 	for e := range v.found() {
 		var s Service
-		if at := v.at(e.service); at.number > 0 {
-			w := wanted[at.number-1].(Service)
+		if i := v.at(e.service); i >= 0 {
+			w := wanted[i].(Service)
 			s = e.resource(&w.Frontend, ids)
 		} else {
 			s = e.resource(nil, ids)
