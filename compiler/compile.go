@@ -8,6 +8,7 @@ import (
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/netns"
 	"plumb.internal/plumb/schema"
 )
@@ -73,6 +74,7 @@ type builder struct {
 	datapath  datapath
 	frontends []frontend
 	wirings   []wiring               // of all pods
+	detours   map[string]link.Link   // of ipvlan-l3 pods that have one, by name
 	programs  map[string]resource.ID // that are in the state, by name
 }
 
@@ -86,6 +88,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 			Pods:  make([]PodView, 0, len(n.pods)),
 		},
 		lacking: map[features.Feature]bool{},
+		detours: map[string]link.Link{},
 	}
 }
 

@@ -165,7 +165,12 @@ func (b *builder) attachDevices(used usedMaps) {
 	}
 	done := map[resource.ID]bool{}
 	for _, w := range b.wirings {
-		for _, program := range devicePrograms(w.child(), d.packet == objectPacket) {
+		programs := devicePrograms(w.child(), d.packet == objectPacket)
+		detour, ok := b.detours[w.name]
+		if ok {
+			programs = append(programs, "detour_ingress") // it uses no map that the others don't
+		}
+		for _, program := range programs {
 			a := bpflink.Attachment{Link: w.link.ID(), From: w.path, Knows: []resource.ID{endpoint.For(w.name)}}
 			switch program {
 			case "from_pod":
@@ -182,6 +187,8 @@ func (b *builder) attachDevices(used usedMaps) {
 			case "uplink_ingress":
 				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Ingress, resource.ID{}
 				a.Knows = children[w.Uplink]
+			case "detour_ingress":
+				a.Dev, a.Hook, a.Link = detour.Peer.Name, bpflink.Ingress, detour.ID()
 			}
 			if done[a.ID()] {
 				continue
@@ -213,6 +220,9 @@ func (b *builder) buildEndpoints(used usedMaps) {
 		e.Attach, e.MAC, e.Dev = w.Attach, w.link.MAC, w.Uplink
 		if !w.child() {
 			e.Dev, e.HostMAC, e.Link = w.link.Peer.Name, w.link.Peer.MAC, w.link.ID()
+		}
+		if detour, ok := b.detours[w.name]; ok {
+			e.HostMAC = detour.Peer.MAC
 		}
 		for _, a := range w.addrs {
 			e.Addresses = append(e.Addresses, a.Addr)
