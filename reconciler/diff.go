@@ -76,7 +76,8 @@ func parentsFirst(s resource.State) ([]resource.ID, error) {
 		order, path []resource.ID
 		visit       func(id resource.ID) error
 	)
-	done := map[resource.ID]bool{}
+	done := make(map[resource.ID]bool, len(s))
+	order = make([]resource.ID, 0, len(s))
 	visit = func(id resource.ID) error {
 		r, ok := s[id]
 		if !ok || done[id] {

@@ -50,7 +50,11 @@ func (t table) differences(w *wanted, o *Observed) map[resource.ID]difference {
 		})
 	}
 	wg.Wait()
-	all := map[resource.ID]difference{}
+	n := 0
+	for _, part := range parts {
+		n += len(part)
+	}
+	all := make(map[resource.ID]difference, n)
 	for _, part := range parts {
 		for _, r := range part {
 			all[r.id] = r.difference
@@ -80,7 +84,8 @@ const unnamed = "no longer in the configuration"
 
 // run works out all changes.
 func (d *differ) run() error {
-	d.changes, d.byID = nil, map[resource.ID]int{}
+	n := len(d.gone) + len(d.differing)
+	d.changes, d.byID = make([]resource.Change, 0, n), make(map[resource.ID]int, n)
 	// Deletes come first, for what goes along with them; parents of what is observed are looked up as needed.
 	for _, id := range d.gone {
 		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: unnamed})
@@ -112,7 +117,7 @@ func (d *differ) run() error {
 
 // suspects are the desired objects that may have to change: those that differ, and those that need something that goes.
 func (d *differ) suspects() resource.State {
-	suspects := resource.State{}
+	suspects := make(resource.State, len(d.differing))
 	going := map[resource.ID]bool{}
 	for _, id := range d.gone {
 		going[id] = true
