@@ -1,5 +1,7 @@
 package resource
 
+import "fmt"
+
 // Action is what happens to an object.
 type Action string
 
@@ -72,10 +74,16 @@ func ReasonReplace(fields []Field) string { return cantChange + listFields(field
 // ReasonUpdate is the reason of an update: the kernel can't say whether the files or the host changed.
 func ReasonUpdate(fields []Field) string { return "drift or change" + listFields(fields) }
 
+// shownFields is how many fields of a change people are shown; JSON has all of them.
+const shownFields = 10
+
 // listFields tells fields on one line: ": mtu 1500 -> 9000, master none -> br0".
 func listFields(fields []Field) string {
 	s, sep := "", ": "
-	for _, f := range fields {
+	for i, f := range fields {
+		if i == shownFields {
+			return s + fmt.Sprintf(" and %d more", len(fields)-i)
+		}
 		s += sep + f.Name + " " + orNone(f.Before) + " -> " + orNone(f.After)
 		sep = ", "
 	}

@@ -108,9 +108,6 @@ func (t Table) Describe() string {
 // Ops implements reconciler.Ops for the table.
 type Ops struct{}
 
-// shownFields is how many frontends a plan shows one by one.
-const shownFields = 10
-
 // Diff lists the frontends that differ. All is done in place; a damaged table is made anew in one transaction.
 func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool) {
 	if observed.Damage != "" {
@@ -124,12 +121,7 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 	for _, f := range observed.Frontends {
 		before[f.Key()] = f
 	}
-	shown, more := 0, 0
 	differs := func(name, was, is string) {
-		if shown++; shown > shownFields {
-			more++
-			return
-		}
 		fields = append(fields, resource.Field{Name: name, Before: was, After: is})
 	}
 	for _, f := range desired.Frontends {
@@ -146,9 +138,6 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 		if _, ok := before[f.Key()]; ok {
 			differs(f.Name(), text(f), "")
 		}
-	}
-	if more > 0 {
-		fields = append(fields, resource.Field{Name: fmt.Sprintf("%d more frontends", more), Before: "as they are", After: "as wanted"})
 	}
 	return fields, true
 }
