@@ -34,6 +34,11 @@ func sourcesOf(smac [6]byte, own, own6, others, others6, foreign, foreign6 netip
 		return frame{src: on(src, 68), dst: dst, proto: UDP, smac: smac, payload: "x"}.bytes()
 	}
 	a := netip.MustParseAddr
+	// The id of the tag is 0, so it is none: the stack would look inside.
+	tagged := func(id byte) []byte {
+		b := udp(others, outside)
+		return slices.Concat(b[:12], []byte{0x81, 0, 0, id}, b[12:])
+	}
 	double := frame{src: on(foreign, 1), dst: outside, proto: UDP, smac: smac}
 	return []source{
 		{"own", udp(own, outside), false},
@@ -44,6 +49,8 @@ func sourcesOf(smac [6]byte, own, own6, others, others6, foreign, foreign6 netip
 		{"another pod's, IPv6", udp(others6, outside6), true},
 		{"another pod's, later fragment", frame{src: on(others, 1), dst: outside, proto: UDP, payload: "0123456789abcdef", offset: 8, smac: smac}.bytes(), true},
 		{"another pod's, behind extensions", frame{src: on(others6, 1), dst: outside6, proto: UDP, extensions: 8, smac: smac}.bytes(), true},
+		{"another pod's, behind a tag that is none", tagged(0), true},
+		{"in a VLAN", tagged(5), false},
 		{"nobody's", udp(foreign, outside), true},
 		{"nobody's, IPv6", udp(foreign6, outside6), true},
 		{"loopback", udp(a("127.0.0.1"), outside), true},
