@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -67,13 +68,8 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 // carryOut applies a plan that is fresh, unless something or somebody is against it, and verifies the outcome.
 func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
 	o := s.o
-	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
-	}
-	if !o.JSON() {
-		if err := o.writePlan(p); err != nil {
-			return err
-		}
+	if err := s.review(saved, p, observed); err != nil {
+		return err
 	}
 	if err := reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}); err != nil {
 		return exitOf(err)
@@ -85,15 +81,11 @@ func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconci
 		if err := s.host.Settle(); err != nil {
 			return err
 		}
-		show, clear := o.progress()
-		err := reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-		clear()
-		if err != nil {
-			return interrupted(ctx, err, "plumb apply")
+		err := s.run(ctx, opt, p, reconciler.Apply)
+		if err == nil {
+			err = reconciler.Verify(ctx, s.host, s.compiled.State)
 		}
-		if err := reconciler.Verify(ctx, s.host, s.compiled.State); err != nil {
-			return interrupted(ctx, err, "plumb apply")
-		}
+		return interrupted(ctx, err, "plumb apply")
 	}
 	return nil
 }
@@ -106,16 +98,21 @@ func (o *Options) failed(p *resource.Plan, writes int, err error) error {
 	return errors.Join(err, o.writeJSON(applied{"1", p, false, writes}))
 }
 
-// check compares a saved plan with what would be planned now.
-func (s *session) check(saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
-	if saved == nil {
+// review shows people the plan, unless a saved one is no longer what would be planned now.
+func (s *session) review(saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	if saved != nil {
+		basis, err := s.basis(observed)
+		if err == nil {
+			err = saved.Check(basis, p)
+		}
+		if err != nil {
+			return exitOf(err)
+		}
+	}
+	if s.o.JSON() {
 		return nil
 	}
-	basis, err := s.basis(observed)
-	if err != nil {
-		return err
-	}
-	return saved.Check(basis, p)
+	return s.o.writePlan(p)
 }
 
 // mayGoOn asks, unless somebody said yes already: a saved plan has been looked at.
@@ -159,9 +156,17 @@ func (o *Options) warn(warnings []string) {
 	}
 }
 
+// run carries out a plan and shows how far it is.
+func (s *session) run(ctx context.Context, opt ApplyOptions, p *resource.Plan,
+	carryOut func(context.Context, *host.Host, *resource.Plan, reconciler.ApplyOptions) error) error {
+	show, clear := s.o.progress()
+	defer clear()
+	return carryOut(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
+}
+
 // interrupted adds to an error how to go on after a signal.
 func interrupted(ctx context.Context, err error, again string) error {
-	if ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
 	sep := " "
@@ -209,13 +214,8 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 // remove carries out a plan to destroy, as carryOut does one to apply.
 func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
 	o := s.o
-	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
-	}
-	if !o.JSON() {
-		if err := o.writePlan(p); err != nil {
-			return err
-		}
+	if err := s.review(saved, p, observed); err != nil {
+		return err
 	}
 	if len(p.Conflicts) > 0 {
 		return exitOf(&reconciler.ConflictError{Conflicts: p.Conflicts})
@@ -225,13 +225,7 @@ func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconcile
 			return err
 		}
 	}
-	show, clear := o.progress()
-	err := reconciler.Destroy(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-	clear()
-	if err != nil {
-		return interrupted(ctx, err, "plumb destroy")
-	}
-	return nil
+	return interrupted(ctx, s.run(ctx, opt, p, reconciler.Destroy), "plumb destroy")
 }
 
 // removeFolders removes what is common to the nodes of this machine once the last of them is gone.
