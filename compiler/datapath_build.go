@@ -175,10 +175,14 @@ func (b *builder) attachDevices(used usedMaps) {
 			switch program {
 			case "from_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Ingress
+				if d.packet == objectPacket {
+					a.Knows = append(a.Knows, bpflink.For("", a.Dev, bpflink.Egress))
+				}
 			case "to_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Egress
 			case "pod_egress":
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Egress
+				a.Knows = append(a.Knows, bpflink.For(w.name, a.Dev, bpflink.Ingress))
 			case "pod_ingress":
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Ingress
 			case "uplink_egress":
