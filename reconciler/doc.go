@@ -35,8 +35,8 @@
 //     goes.
 //   - Founders. What others on the same device rely on without naming it, addresses, is built before them: the kernel
 //     refuses a route over a gateway that no address reaches.
-//   - Adds before deletes. A delete that no other step waits for comes last, and in any case after the adds on the same
-//     device: with its last IPv4 address a device loses its IPv4 routes.
+//   - Adds before deletes. A delete that no other step waits for comes last: when nothing that adds is possible or under way
+//     any more; and in any case after the adds on the same device: with its last IPv4 address a device loses its IPv4 routes.
 //
 // Rules of many with many meet at a barrier, a step that does nothing, which needs n+m edges and not n*m. Among the steps
 // that are possible the order is adds first, then pod by pod, so that each pod's cut is short; running in parallel, the

@@ -90,6 +90,9 @@ func write(h *host.Host, from, to Endpoint) error {
 	}
 	var gone []string
 	for name := range from.entries() {
+		if name == namespace && wantedMap(namespaces, []Endpoint{to}) == "" {
+			continue // it goes with its map, when other programs do what those that ask for it do until then
+		}
 		if _, ok := entries[name]; !ok {
 			gone = append(gone, name)
 		}
