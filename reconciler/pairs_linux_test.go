@@ -33,11 +33,13 @@ func TestRealPairs(t *testing.T) {
 	var last resource.State
 	keys := map[resource.ID]bool{}
 	for i := range pairs {
-		c, possible := randomServices(r), shared
-		if c.Routing.Services == "nftables" { // which ipvlan passes by
-			possible = slices.DeleteFunc(slices.Clone(shared), func(a string) bool { return strings.HasPrefix(a, "ipvlan") })
+		pods, c := randomPods(r, free, shared), randomServices(r)
+		for name, p := range pods {
+			if c.Routing.Services == "nftables" && strings.HasPrefix(p.Attach, "ipvlan") { // which passes nftables by
+				p.Attach = "veth"
+				pods[name] = p
+			}
 		}
-		pods := randomPods(r, free, possible)
 		c.Pods = withAdopted(pods, usedNS)
 		b := compileAll(t, c)
 		c.Pods = withAdopted(pods, freshNS)
