@@ -11,7 +11,7 @@
 //	reconciler_linux.go  the functions that others call
 //	observe.go wanted.go what is on the host
 //	only_linux.go        the same for single objects
-//	diff.go differ.go    the changes between both states, as a plan
+//	diff*.go             the changes between both states, as a plan
 //	steps.go ready.go    the order of the changes, see below
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -73,23 +72,6 @@ func (Ops) Match(_ context.Context, h *host.Host, wanted []resource.Resource) (m
 	return matched, err
 }
 
-// resource makes a resource of entries. They may be the beginning of a wanted service.
-func (e *entries) resource(wanted *resource.Frontend, ids []resource.ID) Service {
-	s := Service{Maps: ids, held: e}
-	switch {
-	case e.there:
-		s.Frontend, s.Broken = e.decode()
-		if e.cutOff {
-			e.table, s.Broken = false, "Maglev table is behind the end of a smaller map" // which takes over
-		}
-	case wanted != nil:
-		s.Frontend, s.Broken = resource.Frontend{Address: wanted.Address, Port: wanted.Port, Protocol: wanted.Protocol}, "no frontend"
-	default:
-		s.Leftover, s.Broken = fmt.Sprintf("%016x without a frontend", e.service), "no frontend"
-	}
-	return s
-}
-
 // named are the maps that the wanted services are to be in; not every service names all. It counts their backends, too.
 func named(wanted []resource.Resource) (names []resource.ID, backends int) {
 	var last []resource.ID
@@ -108,17 +90,6 @@ func named(wanted []resource.Resource) (names []resource.ID, backends int) {
 		last = ids
 	}
 	return names, backends
-}
-
-// view is what a look at the maps found.
-type view struct {
-	*expected
-	isWhole []bool              // of each wanted service: it is exactly as wanted
-	tabled  map[int]*entries    // those of them that have a Maglev table
-	others  map[uint64]*entries // all others that have anything in the maps, by id
-	alone   []*entries          // frontends whose id is another one's
-	junk    junk
-	stale   []pair // UDP backends that are gone, and that the data path remembers: whoever removed them was killed
 }
 
 // batches are for reading slots.
@@ -189,6 +160,7 @@ func wrap(err error, m string) error {
 	return nil
 }
 
+<<<<<<< HEAD
 // other is a service that isn't as wanted.
 func (v *view) other(service uint64) *entries {
 	e := v.others[service]
@@ -256,6 +228,8 @@ func (v *view) compare(remembered map[pair]bool) {
 	})
 }
 
+=======
+>>>>>>> fc3f196 (reconciler, resource/service: split what has become long)
 // checkTables learns which elements hold Maglev tables, and looks at them on every processor.
 func (m *maps) checkTables(v *view) error {
 	var all []*entries
@@ -299,49 +273,6 @@ func (m *maps) checkTables(v *view) error {
 		}
 	}
 	return nil
-}
-
-// found are all that aren't as wanted.
-func (v *view) found() iter.Seq[*entries] {
-	return func(yield func(*entries) bool) {
-		for _, e := range v.others {
-			if !yield(e) {
-				return
-			}
-		}
-		for _, e := range v.alone {
-			if !yield(e) {
-				return
-			}
-		}
-	}
-}
-
-// differing lists the wanted services that aren't there as wanted, by their places, and makes resources of what is there
-// instead.
-func (v *view) differing(wanted []resource.Resource, ids []resource.ID) (others []int, owned []Service) {
-	for i, whole := range v.isWhole {
-		if !whole {
-			others = append(others, i)
-		}
-	}
-	for e := range v.found() {
-		var s Service
-		if i := v.at(e.service); i >= 0 {
-			w := wanted[i].(Service)
-			s = e.resource(&w.Frontend, ids)
-		} else {
-			s = e.resource(nil, ids)
-		}
-		owned = append(owned, s)
-	}
-	if len(v.junk.frontends)+len(v.junk.slots) > 0 {
-		owned = append(owned, Service{Leftover: "entries that nothing reads", Maps: ids, junk: &v.junk})
-	}
-	if len(v.stale) > 0 {
-		owned = append(owned, Service{Leftover: "UDP flows to removed backends", Maps: ids, stale: v.stale})
-	}
-	return others, owned
 }
 
 // readTable looks at the table that a frontend refers to.

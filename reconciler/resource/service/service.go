@@ -1,11 +1,13 @@
 // Package service is the kind of services in eBPF maps: one frontend with its backends.
 //
 //	maglev.go           the lookup tables of Maglev
+//	ids.go              the ids of services and backends
 //	entries.go          a frontend as the entries of the maps, and back
 //	diff.go             what differs, in words, and whom it hurts
 //	order.go            in which order slots can be written
 //	expected.go         what should be in the maps, to be compared with all that is
 //	observe_linux.go    all services from a dump of the maps
+//	view.go             what that found
 //	read_linux.go       one service
 //	service_linux.go    the operations, and single entries
 //	change_linux.go     writing the entries that differ, in an order that no client notices
