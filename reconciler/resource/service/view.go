@@ -71,16 +71,15 @@ func (v *view) setApart(i int) {
 	e.members = append(e.members, seen.members...)
 }
 
-// compare finds what the data path remembers of UDP backends that are gone.
+// compare finds what the data path remembers of UDP backends that are gone. One that is wanted isn't: whoever moves slots may
+// be killed when it is in none of them.
 func (v *view) compare(remembered map[pair]bool) {
 	for p := range remembered {
-		var slots []slot
-		if i := v.at(p.service); i >= 0 && v.isWhole[i] {
-			slots = v.slotsOf(i)
-		} else if e := v.others[p.service]; e != nil && e.there {
-			slots = e.slots
+		has := func(slots []slot) bool {
+			return slices.ContainsFunc(slots, func(s slot) bool { return s.backend.ID == p.backend })
 		}
-		if !slices.ContainsFunc(slots, func(s slot) bool { return s.backend.ID == p.backend }) {
+		i, e := v.at(p.service), v.others[p.service]
+		if !(i >= 0 && has(v.slotsOf(i))) && !(e != nil && e.there && has(e.slots)) {
 			v.stale = append(v.stale, p)
 		}
 	}
