@@ -2,6 +2,7 @@ package reconciler_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -43,12 +44,41 @@ func TestTrafficSurvivesKills(t *testing.T) {
 				tr.stopped(c.name, o, 1, plain, compileAll(t, streamed(way, c.change)))
 			}
 			const name = "all at once, with programs and maps"
-			all := compileAll(t, streamed(way, unrelated, algorithm("maglev", 509), sticky, drained, settled, roomy))
+			all := allAtOnce(t, way)
 			tr.stepped(name, o, plain, all)
 			if step := every(t, 1000); step < 1000 {
 				tr.stopped(name, o, step, plain, all)
 			}
 		})
+	}
+}
+
+// allAtOnce has everything changed that can be changed.
+func allAtOnce(t *testing.T, way string) resource.State {
+	t.Helper()
+	return compileAll(t, streamed(way, unrelated, algorithm("maglev", 509), sticky, drained, settled, roomy))
+}
+
+// TestTrafficSurvivesSIGKILL kills processes of applies, which work in parallel, while streams go on.
+func TestTrafficSurvivesSIGKILL(t *testing.T) {
+	if os.Getenv("PLUMB_TEST_KILL") != "" {
+		killChild(t, allAtOnce(t, "socket"))
+		return
+	}
+	if testing.Short() {
+		t.Skip("minutes on an emulated machine; a full run has it")
+	}
+	o := kindtest.Options(t)
+	plain, all := compileAll(t, streamed("socket")), allAtOnce(t, "socket")
+	tr := begin(t, o, plain, 0)
+	for n := 5; kill(t, o, t.Name(), n); n += 31 {
+		tr.flows(fmt.Sprintf("killed at write %d", n))
+		for _, s := range []resource.State{all, plain} {
+			if err := converge(t, o, s); err != nil {
+				t.Fatalf("killed at write %d and run again: %v", n, err)
+			}
+		}
+		tr.flows(fmt.Sprintf("killed at write %d and run again", n))
 	}
 }
 
