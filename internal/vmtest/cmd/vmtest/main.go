@@ -192,7 +192,7 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, alone *
 
 // load puts together what a machine takes along, and what it does with it.
 func (o options) load(ctx context.Context, m *vmtest.Machine, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) (*vmtest.Root, vmtest.Job, error) {
-	job := vmtest.Job{Env: []string{"CI=" + os.Getenv("CI")}}
+	job := vmtest.Job{Env: []string{"CI=" + os.Getenv("CI"), "PLUMB_EVAL_TIME=90s"}} // emulated, all takes 20 to 40 times as long
 	root, err := o.source.Root(ctx, m.Kernel.Arch)
 	if err != nil {
 		return nil, job, err
