@@ -79,7 +79,8 @@ func (v *view) compare(remembered map[pair]bool) {
 			return slices.ContainsFunc(slots, func(s slot) bool { return s.backend.ID == p.backend })
 		}
 		i, e := v.at(p.service), v.others[p.service]
-		if !(i >= 0 && has(v.slotsOf(i))) && !(e != nil && e.there && has(e.slots)) {
+		wanted := i >= 0 && has(v.slotsOf(i))
+		if held := e != nil && e.there && has(e.slots); !wanted && !held {
 			v.stale = append(v.stale, p)
 		}
 	}
