@@ -17,6 +17,7 @@ Object packet acts on the links of pods; object forward is the same without serv
 	pod_ingress     ingress of it
 	uplink_ingress  of the uplink of macvlan and ipvlan pods
 	uplink_egress   of it
+	detour_ingress  ingress of the root namespace's end of an ipvlan-l3 pod's pair to pods of other attachments
 
 A service is translated next to its client, both ways, whatever is behind it: the client's from_pod or pod_egress makes the
 destination a backend, its to_pod or pod_ingress makes the source of the answer the service. So everything in between, the
@@ -70,7 +71,8 @@ from_pod drops what has another source than the pod's own addresses, IPv4, IPv6,
 link-local sources, duplicate address detection and DHCP may do without one; IPv4 link-local sources may not. On an uplink the
 sender is known by its MAC: frames with a macvlan pod's MAC have to have its address, coming or going. ipvlan pods have the
 uplink's MAC, as the node has; there, uplink_egress drops what this node didn't forward and yet has the address of a pod
-that lives elsewhere. Frames of strangers, and of the node, are never dropped.
+that lives elsewhere; an address that is no pod's may be the node's, or that of somebody else's child of the uplink.
+detour_ingress drops all but the pod's own addresses. Frames of strangers, and of the node, are never dropped.
 
 # Maps
 

@@ -25,7 +25,7 @@ func TestEach(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for name, each := range map[string]func(*ebpf.Map, func(Address, Endpoint)) error{"batch": Each[Address, Endpoint], "one by one": oneByOne[Address, Endpoint]} {
+		for name, each := range map[string]func(*ebpf.Map, func(Address, Endpoint)) error{"batch": Each[Address, Endpoint], "one by one": eachOneByOne} {
 			seen := map[Address]uint32{}
 			err := each(m, func(a Address, e Endpoint) {
 				if _, twice := seen[a]; twice || e.Ifindex != uint32(a[0])|uint32(a[1])<<8 {
@@ -38,4 +38,13 @@ func TestEach(t *testing.T) {
 			}
 		}
 	}
+}
+
+func eachOneByOne(m *ebpf.Map, visit func(Address, Endpoint)) error {
+	fresh := func() *Batch[Address, Endpoint] { return NewBatch[Address, Endpoint](3) }
+	return oneByOne(m, fresh(), fresh, func(b *Batch[Address, Endpoint]) {
+		for i := range b.N {
+			visit(b.Keys[i], b.Values[i])
+		}
+	})
 }

@@ -86,6 +86,19 @@ struct arp {
 	__u8 sender[4];
 };
 
+// Whether there is a further VLAN tag behind one that is none: with id 0 it only tells a priority, and whoever gets the
+// frame takes both off and reads what is inside, which nobody has checked.
+static __always_inline int hides_packet(struct __sk_buff *ctx)
+{
+	__be16 tag = 0;
+
+	if (ctx->protocol != bpf_htons(ETH_P_8021Q) && ctx->protocol != bpf_htons(ETH_P_8021AD))
+		return 0;
+	if (ctx->vlan_present)
+		return !(ctx->vlan_tci & 0xfff);
+	return bpf_skb_load_bytes(ctx, L3, &tag, sizeof(tag)) || !(tag & bpf_htons(0xfff));
+}
+
 // Whether a frame that isn't IP says nothing of others. Only ARP tells of addresses.
 static __noinline int is_own_frame(struct __sk_buff *ctx, const struct sender *s)
 {
@@ -94,7 +107,7 @@ static __noinline int is_own_frame(struct __sk_buff *ctx, const struct sender *s
 	__be32 sender;
 
 	if (ctx->protocol != bpf_htons(ETH_P_ARP))
-		return 1;
+		return !hides_packet(ctx);
 	if (bpf_skb_load_bytes(ctx, L3, &arp, sizeof(arp)))
 		return 0;
 	memcpy(&sender, arp.sender, 4);

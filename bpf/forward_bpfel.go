@@ -35,6 +35,7 @@ const (
 	forwardMapSockForward    = "sock_forward"
 	forwardMapSockReverse    = "sock_reverse"
 	forwardMapSwept          = "swept"
+	forwardProgDetourIngress = "detour_ingress"
 	forwardProgFromPod       = "from_pod"
 	forwardProgUplinkEgress  = "uplink_egress"
 	forwardProgUplinkIngress = "uplink_ingress"
@@ -84,6 +85,7 @@ type forwardSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardProgramSpecs struct {
+	DetourIngress *ebpf.ProgramSpec `ebpf:"detour_ingress"`
 	FromPod       *ebpf.ProgramSpec `ebpf:"from_pod"`
 	UplinkEgress  *ebpf.ProgramSpec `ebpf:"uplink_egress"`
 	UplinkIngress *ebpf.ProgramSpec `ebpf:"uplink_ingress"`
@@ -199,6 +201,7 @@ type forwardVariables struct {
 //
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardPrograms struct {
+	DetourIngress *ebpf.Program `ebpf:"detour_ingress"`
 	FromPod       *ebpf.Program `ebpf:"from_pod"`
 	UplinkEgress  *ebpf.Program `ebpf:"uplink_egress"`
 	UplinkIngress *ebpf.Program `ebpf:"uplink_ingress"`
@@ -206,6 +209,7 @@ type forwardPrograms struct {
 
 func (p *forwardPrograms) Close() error {
 	return _ForwardClose(
+		p.DetourIngress,
 		p.FromPod,
 		p.UplinkEgress,
 		p.UplinkIngress,

@@ -185,7 +185,7 @@ func TestConstants(t *testing.T) {
 	inC := enums(string(source))
 	for enum, inGo := range map[string]map[string]int{
 		"algorithm":     {"RANDOM": Random, "ROUND_ROBIN": RoundRobin, "MAGLEV": Maglev},
-		"backend_state": {"ACTIVE": Active, "TERMINATING": Terminating, "MAINTENANCE": Maintenance},
+		"backend_state": {"ACTIVE": Active, "TERMINATING": Terminating, "MAINTENANCE": Maintenance, "DOWN": Down},
 		"attachment": {"VETH": Veth, "NETKIT": Netkit, "BRIDGE": Bridge, "MACVLAN": Macvlan, "IPVLAN_L2": IPvlanL2,
 			"IPVLAN_L3": IPvlanL3},
 		"flow_kind": {"FORWARD": FlowForward, "REVERSE": FlowReverse, "HAIRPIN_FORWARD": FlowHairpinForward,

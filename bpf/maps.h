@@ -136,7 +136,7 @@ enum attachment { VETH = 1, NETKIT = 2, BRIDGE = 3, MACVLAN = 4, IPVLAN_L2 = 5, 
 struct endpoint {
 	__u32 ifindex;	  // VETH, NETKIT, BRIDGE: the pair's end in the root namespace; else the uplink
 	__u8 mac[6];	  // the pod's; 0 where it has none of its own
-	__u8 host_mac[6]; // of the pair's end in the root namespace; else 0
+	__u8 host_mac[6]; // of the pair's end in the root namespace, which an IPVLAN_L3 may have too; else 0
 	__u8 attach;
 	__u8 pad[3];
 };

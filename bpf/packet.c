@@ -400,4 +400,29 @@ int uplink_egress(struct __sk_buff *ctx)
 	return PASS;
 }
 
+// Ingress of the root namespace's end of an ipvlan-l3 pod's pair to pods of other attachments. Which pod's it is shows
+// by the MAC that a frame is for: the stack takes no frame that is for another one than the end's own.
+SEC("tc")
+int detour_ingress(struct __sk_buff *ctx)
+{
+	struct packet p = {};
+	struct endpoint *own;
+	__u8 mac[6] __attribute__((aligned(2)));
+
+	if (!source_check)
+		return PASS;
+	switch (parse(ctx, &p)) {
+	case INVALID:
+		return drop(ctx, COUNT_INVALID);
+	case NOT_IP:
+		return PASS; // nobody learns neighbours here
+	case PARSED:
+		break;
+	}
+	own = bpf_map_lookup_elem(&endpoints, &p.key.src);
+	if (own && own->attach == IPVLAN_L3 && !bpf_skb_load_bytes(ctx, 0, mac, 6) && same_mac(mac, own->host_mac))
+		return PASS;
+	return without_address(&p) ? PASS : drop(ctx, COUNT_SPOOFED);
+}
+
 char _license[] SEC("license") = "GPL";

@@ -35,6 +35,7 @@ const (
 	packetMapSockForward    = "sock_forward"
 	packetMapSockReverse    = "sock_reverse"
 	packetMapSwept          = "swept"
+	packetProgDetourIngress = "detour_ingress"
 	packetProgFromPod       = "from_pod"
 	packetProgPodEgress     = "pod_egress"
 	packetProgPodIngress    = "pod_ingress"
@@ -88,6 +89,7 @@ type packetSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetProgramSpecs struct {
+	DetourIngress *ebpf.ProgramSpec `ebpf:"detour_ingress"`
 	FromPod       *ebpf.ProgramSpec `ebpf:"from_pod"`
 	PodEgress     *ebpf.ProgramSpec `ebpf:"pod_egress"`
 	PodIngress    *ebpf.ProgramSpec `ebpf:"pod_ingress"`
@@ -208,6 +210,7 @@ type packetVariables struct {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetPrograms struct {
+	DetourIngress *ebpf.Program `ebpf:"detour_ingress"`
 	FromPod       *ebpf.Program `ebpf:"from_pod"`
 	PodEgress     *ebpf.Program `ebpf:"pod_egress"`
 	PodIngress    *ebpf.Program `ebpf:"pod_ingress"`
@@ -218,6 +221,7 @@ type packetPrograms struct {
 
 func (p *packetPrograms) Close() error {
 	return _PacketClose(
+		p.DetourIngress,
 		p.FromPod,
 		p.PodEgress,
 		p.PodIngress,

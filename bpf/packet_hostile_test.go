@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var programs = []string{"from_pod", "to_pod", "pod_egress", "pod_ingress", "uplink_ingress", "uplink_egress"}
+var programs = []string{"from_pod", "to_pod", "pod_egress", "pod_ingress", "uplink_ingress", "uplink_egress", "detour_ingress"}
 
 // Packets that end before their headers do are never translated.
 func TestShort(t *testing.T) {

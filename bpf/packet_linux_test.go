@@ -129,7 +129,7 @@ func TestMiss(t *testing.T) {
 			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.vip, 81), proto: proto, flags: syn})
 			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.outside, 80), proto: proto, flags: syn})
 			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.vip, 80), proto: 132, payload: "01234567"})
-			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.vip, 80), proto: proto, flags: syn, ethertype: 0x8100})
+			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.vip, 80), proto: proto, flags: syn, ethertype: 0x88b5}) // not IP
 			p.untouched(program, frame{src: on(f.client, 3000), dst: on(f.vip, 0), proto: ICMP, icmp: 8})
 		}
 		p.untouched("to_pod", frame{src: on(f.backend, 8080), dst: on(f.client, 3000), proto: proto, flags: ack})

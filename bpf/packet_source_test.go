@@ -34,6 +34,11 @@ func sourcesOf(smac [6]byte, own, own6, others, others6, foreign, foreign6 netip
 		return frame{src: on(src, 68), dst: dst, proto: UDP, smac: smac, payload: "x"}.bytes()
 	}
 	a := netip.MustParseAddr
+	// The id of the tag is 0, so it is none: the stack would look inside.
+	tagged := func(id byte) []byte {
+		b := udp(others, outside)
+		return slices.Concat(b[:12], []byte{0x81, 0, 0, id}, b[12:])
+	}
 	double := frame{src: on(foreign, 1), dst: outside, proto: UDP, smac: smac}
 	return []source{
 		{"own", udp(own, outside), false},
@@ -44,6 +49,8 @@ func sourcesOf(smac [6]byte, own, own6, others, others6, foreign, foreign6 netip
 		{"another pod's, IPv6", udp(others6, outside6), true},
 		{"another pod's, later fragment", frame{src: on(others, 1), dst: outside, proto: UDP, payload: "0123456789abcdef", offset: 8, smac: smac}.bytes(), true},
 		{"another pod's, behind extensions", frame{src: on(others6, 1), dst: outside6, proto: UDP, extensions: 8, smac: smac}.bytes(), true},
+		{"another pod's, behind a tag that is none", tagged(0), true},
+		{"in a VLAN", tagged(5), false},
 		{"nobody's", udp(foreign, outside), true},
 		{"nobody's, IPv6", udp(foreign6, outside6), true},
 		{"loopback", udp(a("127.0.0.1"), outside), true},
@@ -156,6 +163,52 @@ func TestSourceIPvlan(t *testing.T) {
 					t.Errorf("uplink_egress says %d", int32(ret))
 				}
 			})
+		}
+	}
+}
+
+// The pair by which an ipvlan-l3 pod reaches other attachments is told by the MAC of its end; nobody sends by it but the pod.
+func TestSourceDetour(t *testing.T) {
+	for _, check := range []uint32{1, 0} {
+		p := newPath(t, "forward", map[string]uint32{"redirect": 1, "source_check": check})
+		own, end, other := byte(60), [6]byte{2, 0, 0, 0, 2, 60}, [6]byte{2, 0, 0, 0, 2, 61}
+		for _, h := range bothFamilies {
+			p.pod(h.client, IPvlanL3, own)
+			p.pod(h.other, IPvlanL3, 61)
+			p.pod(h.backend, Veth, own)
+		}
+		for _, c := range []struct {
+			name string
+			src  netip.Addr
+			to   [6]byte
+			drop bool
+		}{
+			{"own", bothFamilies[0].client, end, false},
+			{"own, IPv6", bothFamilies[1].client, end, false},
+			{"link-local", netip.MustParseAddr("fe80::2"), end, false},
+			{"of another ipvlan pod", bothFamilies[0].other, end, true},
+			{"of another ipvlan pod, IPv6", bothFamilies[1].other, end, true},
+			{"of another ipvlan pod, to its end", bothFamilies[0].other, other, false}, // where it is, or else the stack drops it
+			{"to all", bothFamilies[0].client, [6]byte{255, 255, 255, 255, 255, 255}, true},
+			{"a veth pod's", bothFamilies[0].backend, end, true},
+			{"nobody's", bothFamilies[0].outside, end, true},
+			{"nobody's, IPv6", bothFamilies[1].outside, end, true},
+			{"loopback", netip.MustParseAddr("127.0.0.1"), end, true},
+		} {
+			before := p.counted("spoofed")
+			dst := bothFamilies[0].outside
+			if c.src.Is6() {
+				dst = bothFamilies[1].outside
+			}
+			ret, _ := p.run("detour_ingress", frame{src: on(c.src, 1), dst: on(dst, 2), proto: UDP, dmac: c.to}.bytes(), skb{})
+			dropped := c.drop && check == 1
+			if (ret == shot) != dropped || (p.counted("spoofed") > before) != dropped {
+				t.Errorf("check %d: %s: detour_ingress says %d", check, c.name, int32(ret))
+			}
+		}
+		arp := arpFrame([6]byte{2, 0, 0, 0, 1, own}, bothFamilies[0].client, bothFamilies[0].backend)
+		if ret, _ := p.run("detour_ingress", arp, skb{}); ret != pass {
+			t.Errorf("check %d: ARP: detour_ingress says %d", check, int32(ret))
 		}
 	}
 }

@@ -13,7 +13,7 @@ const volatile __u32 period = 10000; // ms between two sweeps
 #define CLOCK_MONOTONIC 1
 
 #define ENOENT 2
-#define EBUSY 16
+#define EBUSY  16
 
 struct sweep {
 	__u64 now;     // ns since boot

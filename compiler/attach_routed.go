@@ -65,6 +65,7 @@ func (b *builder) detour(p *pod, others []*pod) {
 	l.Adopted = p.NetNS != ""
 	d := port{pod: p, dev: l.Name, link: l.ID(), tables: p.tables()}
 	b.put(l)
+	b.detours[p.name] = l
 	b.neighbours(p, l)
 	if p.has(false) {
 		b.loose(p.name, p.device(), link.For(p.name, p.device()), p.path)

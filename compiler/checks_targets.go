@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/netns"
 	"plumb.internal/plumb/reconciler/resource/nft"
@@ -41,6 +42,9 @@ func (b *builder) targets(c *check) []netip.AddrPort {
 		if len(all) == 0 {
 			b.add(c.path+".to.service", c.service.path, "service %s has no addresses for pods and nodes", c.service.name)
 			return nil
+		}
+		if !b.set.Supports(features.IPv6) && slices.ContainsFunc(all, func(a netip.AddrPort) bool { return a.Addr().Is4() }) {
+			all = slices.DeleteFunc(all, func(a netip.AddrPort) bool { return a.Addr().Is6() }) // warned of: nobody here reaches them
 		}
 	case c.to != nil:
 		for _, text := range c.to.Addresses {

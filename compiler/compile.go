@@ -8,6 +8,7 @@ import (
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/netns"
 	"plumb.internal/plumb/schema"
 )
@@ -78,6 +79,7 @@ type builder struct {
 	frontends []frontend
 	probes    map[HealthTarget]int   // index in out.Health
 	wirings   []wiring               // of all pods
+	detours   map[string]link.Link   // of ipvlan-l3 pods that have one, by name
 	programs  map[string]resource.ID // that are in the state, by name
 }
 
@@ -92,6 +94,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 		},
 		lacking: map[features.Feature]bool{},
 		probes:  map[HealthTarget]int{},
+		detours: map[string]link.Link{},
 	}
 }
 

@@ -165,15 +165,24 @@ func (b *builder) attachDevices(used usedMaps) {
 	}
 	done := map[resource.ID]bool{}
 	for _, w := range b.wirings {
-		for _, program := range devicePrograms(w.child(), d.packet == objectPacket) {
+		programs := devicePrograms(w.child(), d.packet == objectPacket)
+		detour, ok := b.detours[w.name]
+		if ok {
+			programs = append(programs, "detour_ingress") // it uses no map that the others don't
+		}
+		for _, program := range programs {
 			a := bpflink.Attachment{Link: w.link.ID(), From: w.path, Knows: []resource.ID{endpoint.For(w.name)}}
 			switch program {
 			case "from_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Ingress
+				if d.packet == objectPacket {
+					a.Knows = append(a.Knows, bpflink.For("", a.Dev, bpflink.Egress))
+				}
 			case "to_pod":
 				a.Dev, a.Hook = w.link.Peer.Name, bpflink.Egress
 			case "pod_egress":
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Egress
+				a.Knows = append(a.Knows, bpflink.For(w.name, a.Dev, bpflink.Ingress))
 			case "pod_ingress":
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Ingress
 			case "uplink_egress":
@@ -182,6 +191,8 @@ func (b *builder) attachDevices(used usedMaps) {
 			case "uplink_ingress":
 				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Ingress, resource.ID{}
 				a.Knows = children[w.Uplink]
+			case "detour_ingress":
+				a.Dev, a.Hook, a.Link = detour.Peer.Name, bpflink.Ingress, detour.ID()
 			}
 			if done[a.ID()] {
 				continue
@@ -213,6 +224,9 @@ func (b *builder) buildEndpoints(used usedMaps) {
 		e.Attach, e.MAC, e.Dev = w.Attach, w.link.MAC, w.Uplink
 		if !w.child() {
 			e.Dev, e.HostMAC, e.Link = w.link.Peer.Name, w.link.Peer.MAC, w.link.ID()
+		}
+		if detour, ok := b.detours[w.name]; ok {
+			e.HostMAC = detour.Peer.MAC
 		}
 		for _, a := range w.addrs {
 			e.Addresses = append(e.Addresses, a.Addr)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	svc "plumb.internal/plumb/reconciler/resource/service"
 )
@@ -22,6 +23,7 @@ func (b *builder) settleServices() {
 	if len(b.services) == 0 {
 		return
 	}
+	b.warnIPv6Services()
 	b.frontends = make([]frontend, 0, len(b.services))
 	var left, open []string
 	for _, s := range b.services {
@@ -47,6 +49,26 @@ func (b *builder) settleServices() {
 			subject = "services.*.algorithm"
 		}
 		b.choice(subject, "auto", resource.Random, fmt.Sprintf("it shares out evenly and keeps no state; services that leave it open: %s", few(open)))
+	}
+}
+
+// warnIPv6Services says which addresses of services nobody reaches on a node without IPv6. That is no mistake: all nodes
+// have all services, and others may have IPv6.
+func (b *builder) warnIPv6Services() {
+	if b.set.Supports(features.IPv6) {
+		return
+	}
+	var unreached []string
+	for _, s := range b.services {
+		for _, a := range s.addrs {
+			if a.Is6() {
+				unreached = append(unreached, fmt.Sprintf("%s (%s)", element(s.path+".addresses", a.index), a))
+			}
+		}
+	}
+	if len(unreached) > 0 {
+		b.warn("nobody on node %s reaches the IPv6 addresses of services, and they are left out: %s: %s",
+			b.node.name, lacks(b.set, features.IPv6), few(unreached))
 	}
 }
 
@@ -96,6 +118,9 @@ func (b *builder) settleService(s *service) (answered bool) {
 	}
 	b.checkFamilies(s, speaks)
 	b.checkTable(s)
+	if !b.set.Supports(features.IPv6) {
+		delete(speaks, true)
+	}
 	answered = true
 	var rounded []resource.Backend // as every port and family has it, one of them is told
 	for _, p := range s.ports {
@@ -114,6 +139,9 @@ func (b *builder) settleService(s *service) (answered bool) {
 		}
 		from := field(s.path+".ports", p.name)
 		for _, a := range s.addrs {
+			if !speaks[a.Is6()] {
+				continue
+			}
 			made := frontend{from: from, Frontend: resource.Frontend{
 				Address: a.Addr, Port: uint16(p.Port.Port), Protocol: p.Protocol,
 				Algorithm: s.algorithm(), TableSize: s.tableSize(), Affinity: s.affinity, Backends: lists[a.Is6()],
@@ -208,24 +236,20 @@ func (b *builder) checkTable(s *service) {
 
 // checkIDs finds services, or backends, that the maps couldn't tell apart: their ids are hashes. Nobody will ever see this.
 func (b *builder) checkIDs(hash func(netip.Addr, uint16, string) uint64) {
-	type end struct {
-		at       netip.AddrPort
-		protocol string
-	}
-	services := make(map[uint64]end, len(b.frontends))
-	backends := make(map[uint64]end, len(b.frontends))
-	check := func(ids map[uint64]end, e end, from string) {
-		id := hash(e.at.Addr(), e.at.Port(), e.protocol)
+	services := make(map[uint64]resource.FrontendKey, len(b.frontends))
+	backends := make(map[uint64]resource.FrontendKey, len(b.frontends))
+	check := func(ids map[uint64]resource.FrontendKey, e resource.FrontendKey, from string) {
+		id := hash(e.At.Addr(), e.At.Port(), e.Protocol)
 		if o, ok := ids[id]; ok && o != e {
-			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.at, o.protocol, e.at, e.protocol)
+			b.add(from, "", "%s/%s and %s/%s have one id in the eBPF maps; change a port of one of them", o.At, o.Protocol, e.At, e.Protocol)
 		}
 		ids[id] = e
 	}
 	for i := range b.frontends {
 		f := &b.frontends[i]
-		check(services, end{f.At(), f.Protocol}, f.from)
+		check(services, f.Key(), f.from)
 		for _, d := range f.Backends {
-			check(backends, end{d.At(), f.Protocol}, f.from)
+			check(backends, resource.FrontendKey{At: d.At(), Protocol: f.Protocol}, f.from)
 		}
 	}
 }

@@ -34,13 +34,15 @@ type Source struct {
 	child *evaluator
 }
 
-// Limits of an evaluation. Mistakes and bombs end at these; the processor time grows with the size of the files, the memory
-// can be raised by the environment variable PLUMB_EVAL_MEMORY, in MiB, for a repository that really is that large.
+// Limits of an evaluation. Mistakes and bombs end at these; the processor time grows with the size of the files. Environment
+// variables can raise them: PLUMB_EVAL_MEMORY, in MiB, for a repository that really is that large, and PLUMB_EVAL_TIME, such
+// as "30s", on a machine that is so slow or so busy that an honest repository doesn't come to its turn.
 const (
 	defaultMemory = 320 << 20
-	defaultCPU    = 5 * time.Second
-	defaultWall   = 9 * time.Second
+	defaultCPU    = 5 * time.Second // of processors
+	defaultWall   = 9 * time.Second // by the clock
 	memoryEnv     = "PLUMB_EVAL_MEMORY"
+	timeEnv       = "PLUMB_EVAL_TIME"
 )
 
 // Load evaluates the CUE package in dir, with tags of the form key=value, in a guarded child process: configuration may come
@@ -61,6 +63,14 @@ func Load(ctx context.Context, dir string, tags []string) (*Source, error) {
 
 func loadGuarded(ctx context.Context, dir string, tags []string) (*Source, error) {
 	req := request{Tags: tags, Memory: defaultMemory, CPU: defaultCPU}
+	wall := defaultWall
+	if v := os.Getenv(timeEnv); v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < defaultWall {
+			return nil, fmt.Errorf("read %s: %q is not a time from %v on", timeEnv, v, defaultWall)
+		}
+		wall, req.CPU = d, (d / 9 * 5).Truncate(time.Second) // as the defaults are to each other
+	}
 	if v := os.Getenv(memoryEnv); v != "" {
 		n, err := strconv.ParseUint(v, 10, 32)
 		if err != nil || n < 64 {
@@ -79,7 +89,7 @@ func loadGuarded(ctx context.Context, dir string, tags []string) (*Source, error
 	if err != nil {
 		return nil, fmt.Errorf("start the evaluator: %w", err)
 	}
-	s, err := child.evaluate(ctx, dir, req)
+	s, err := child.evaluate(ctx, dir, req, wall)
 	if err != nil {
 		child.close()
 		return nil, err
@@ -153,19 +163,18 @@ func (e *evaluator) answer(ctx context.Context, wall time.Duration) (byte, []byt
 	return readFrame(e.out)
 }
 
-func (e *evaluator) evaluate(ctx context.Context, dir string, req request) (*Source, error) {
+func (e *evaluator) evaluate(ctx context.Context, dir string, req request, wall time.Duration) (*Source, error) {
 	b, err := json.Marshal(req)
 	if err != nil {
 		return nil, err
 	}
 	if err := writeFrame(e.in, frameRequest, b); err != nil {
-		return nil, e.died(ctx, dir, req)
+		return nil, e.died(ctx, dir, req, wall)
 	}
-	wall := defaultWall
 	for {
 		kind, b, err := e.answer(ctx, wall)
 		if err != nil {
-			return nil, e.died(ctx, dir, req)
+			return nil, e.died(ctx, dir, req, wall)
 		}
 		switch kind {
 		case frameReading:
@@ -173,8 +182,8 @@ func (e *evaluator) evaluate(ctx context.Context, dir string, req request) (*Sou
 			if err != nil {
 				return nil, fmt.Errorf("evaluate %s: %w", dir, err)
 			}
+			wall += 4 * (cpu - req.CPU)
 			req.CPU = cpu
-			wall = defaultWall + 4*(cpu-defaultCPU)
 		case frameErrors:
 			var mistakes []Mistake
 			if err := json.Unmarshal(b, &mistakes); err != nil {
@@ -202,7 +211,7 @@ func (e *evaluator) evaluate(ctx context.Context, dir string, req request) (*Sou
 }
 
 // died says why the child ended without an answer.
-func (e *evaluator) died(ctx context.Context, dir string, req request) error {
+func (e *evaluator) died(ctx context.Context, dir string, req request, wall time.Duration) error {
 	_ = e.cmd.Process.Kill() // a damaged answer is no better than none
 	<-e.ended
 	if err := ctx.Err(); err != nil {
@@ -218,9 +227,9 @@ func (e *evaluator) died(ctx context.Context, dir string, req request) error {
 		bytes.HasPrefix(stderr, []byte("SIGSEGV")): // Go's garbage collector crashes so where it gets no memory for itself
 		return fmt.Errorf("evaluate %s: the configuration needs more than %d MiB of memory (%s=MiB allows more)", dir, req.Memory>>20, memoryEnv)
 	case e.timedOut.Load():
-		return fmt.Errorf("evaluate %s: the configuration takes too long (the limit is %v)", dir, defaultWall)
+		return fmt.Errorf("evaluate %s: the configuration takes longer than %v (%s=DURATION allows more)", dir, wall, timeEnv)
 	case !state.Exited() && used >= req.CPU/2: // the kernel limits what it samples at ticks, and reports what it measures
-		return fmt.Errorf("evaluate %s: the configuration takes more than %v of processor time", dir, req.CPU)
+		return fmt.Errorf("evaluate %s: the configuration takes more than %v of processor time (%s=DURATION allows more)", dir, req.CPU, timeEnv)
 	case bytes.Contains(stderr, []byte("panic:")):
 		line, _, _ := bytes.Cut(stderr[bytes.Index(stderr, []byte("panic:")):], []byte("\n"))
 		return fmt.Errorf("evaluate %s: CUE broke down on this configuration: %s", dir, line)

@@ -141,3 +141,16 @@ func peakKB(t *testing.T) int {
 	t.Fatal("no VmHWM")
 	return 0
 }
+
+// The limit of time can be raised, not lowered, and only by a time.
+func TestEvaluationTime(t *testing.T) {
+	dir := write(t, map[string]string{"x.cue": "package plumb\n\nnodes: a: {}\n"})
+	for value, want := range map[string]string{"": "", "9s": "", "2m": "", "1s": "is not a time from 9s on", "60": "is not a time from 9s on"} {
+		t.Setenv(timeEnv, value)
+		src, err := Load(t.Context(), dir, nil)
+		src.Close()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s=%q: %v, want %q", timeEnv, value, err, want)
+		}
+	}
+}

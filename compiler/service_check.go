@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // unfitAddresses can't be a service's, nor a backend's: the kernel doesn't send packets for them to where they would be
@@ -40,13 +42,6 @@ func serviceAddress(text string) (a netip.Addr, why string) {
 	return a, ""
 }
 
-// frontendKey is what no two frontends have in common.
-type frontendKey struct {
-	addr     netip.Addr
-	port     int
-	protocol string
-}
-
 // checkFrontends finds service addresses that are somebody else's, and frontends of two services.
 func (f *fleet) checkFrontends() {
 	if len(f.services) == 0 {
@@ -58,7 +53,7 @@ func (f *fleet) checkFrontends() {
 	}
 	nodes := f.nodeAddresses()
 	cidrs := f.sortedCIDRs()
-	first := make(map[frontendKey]place, len(f.services))
+	first := make(map[resource.FrontendKey]place, len(f.services))
 	ours := make(map[netip.Addr]place, len(f.services))
 	for _, s := range f.services {
 		for _, a := range s.addrs {
@@ -71,7 +66,7 @@ func (f *fleet) checkFrontends() {
 			}
 			ours[a.Addr] = place{s, a.index}
 			for _, p := range s.ports {
-				k := frontendKey{a.Addr, p.Port.Port, p.Protocol}
+				k := resource.FrontendKey{At: netip.AddrPortFrom(a.Addr, uint16(p.Port.Port)), Protocol: p.Protocol}
 				if o, ok := first[k]; ok && o.service == s {
 					continue // said of the port
 				} else if ok {

@@ -196,3 +196,43 @@ func TestIDsCollide(t *testing.T) {
 		}
 	}
 }
+
+// On a node without IPv6, services have their IPv4 addresses alone, and a warning names the others.
+func TestServicesWithoutIPv6(t *testing.T) {
+	set, err := features.ReadFile("../testdata/features/6.12-amd64.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	set.Features = maps.Clone(set.Features)
+	set.Features[features.IPv6] = features.Status{Supported: &no, Reason: "it is switched off"}
+	cfg := served("auto", "veth")
+	s := cfg.Services["s"]
+	s.Addresses = append(s.Addresses, "fd00:96::1")
+	s.Backends = append(s.Backends, schema.Backend{Address: "fd00:1::1"})
+	cfg.Services["s"] = s
+	for _, way := range []string{"auto", "nftables"} {
+		cfg.Routing.Services = way
+		c, err := Compile(cfg, "n", set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		carried := map[resource.FrontendKey]bool{}
+		for _, r := range c.State {
+			if r, ok := r.(resource.Carrier); ok {
+				for key := range r.Carries() {
+					carried[key] = true
+				}
+			}
+		}
+		want := map[resource.FrontendKey]bool{{At: netip.MustParseAddrPort("10.96.0.1:80"), Protocol: "TCP"}: true}
+		if !maps.Equal(carried, want) {
+			t.Errorf("%s carries %v", way, carried)
+		}
+		if !slices.ContainsFunc(c.Warnings, func(w string) bool {
+			return strings.Contains(w, "services.s.addresses[1] (fd00:96::1)") && strings.Contains(w, "it is switched off")
+		}) {
+			t.Errorf("%s warns %q", way, c.Warnings)
+		}
+	}
+}

@@ -100,6 +100,7 @@ type run struct {
 	wake   sync.Cond // something became possible, or everything is over
 	ready  *ready
 	left   int            // steps neither done nor skipped
+	adding int            // those of them under way that aren't deletes which come last
 	cause  []*ChangeError // why a step is to be skipped
 	failed []*ChangeError
 	made   int // changes that are done
@@ -124,17 +125,21 @@ func (r *run) work(ctx context.Context) {
 	}
 }
 
-// next waits for a step that can be run. Barriers and skipped steps are settled on the way.
+// next waits for a step that can be run. Barriers and skipped steps are settled on the way. Deletes that come last wait for
+// all that others are still adding: what takes over must work before what it takes over from goes.
 func (r *run) next(ctx context.Context) (int, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for ctx.Err() == nil && r.left > 0 {
-		if r.ready.Len() == 0 {
+		if r.ready.Len() == 0 || r.adding > 0 && r.g.steps[r.ready.first()].last {
 			r.wake.Wait()
 			continue
 		}
 		s := r.ready.take()
 		if r.cause[s] == nil && r.g.steps[s].op != opBarrier {
+			if !r.g.steps[s].last {
+				r.adding++
+			}
 			return s, true
 		}
 		if why := r.cause[s]; why != nil {
@@ -169,6 +174,9 @@ func (r *run) finish(s int, err error) {
 	defer r.mu.Unlock()
 	st := r.g.steps[s]
 	c := r.g.changes[st.change]
+	if !st.last {
+		r.adding--
+	}
 	if err != nil {
 		why := &ChangeError{ID: st.id, Action: st.op.action(), Err: err}
 		r.failed = append(r.failed, why)

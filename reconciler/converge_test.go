@@ -202,6 +202,40 @@ func TestFailureSkipsOnlyDependents(t *testing.T) {
 	}
 }
 
+// TestDeletesWait runs what nothing waits for after everything that adds, also where workers have nothing else to do.
+func TestDeletesWait(t *testing.T) {
+	for range 50 {
+		k := newFake()
+		if _, err := k.converge(t.Context(), state(fakePod{name: "old", attach: "veth", ip: 30}), 1); err != nil {
+			t.Fatal(err)
+		}
+		s := state(fakePod{name: "web", attach: "veth", ip: 10})
+		p, err := k.plan(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := map[string]bool{}
+		for _, st := range newGraph(p.Changes).steps {
+			if st.last {
+				last["delete "+st.id.String()] = true
+			}
+		}
+		k.calls = nil
+		if err := k.table().apply(t.Context(), nil, p, ApplyOptions{Parallel: 8}); err != nil {
+			t.Fatal(err)
+		}
+		first := slices.IndexFunc(k.calls, func(c string) bool { return last[c] })
+		if first < 0 {
+			t.Fatalf("no delete comes last among %q", k.calls)
+		}
+		for _, c := range k.calls[first:] {
+			if strings.HasPrefix(c, "create ") {
+				t.Fatalf("%s comes after a delete that could wait:\n%s", c, strings.Join(k.calls, "\n"))
+			}
+		}
+	}
+}
+
 // TestCancel stops before the next change, not in the middle of one.
 func TestCancel(t *testing.T) {
 	k := newFake()

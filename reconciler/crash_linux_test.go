@@ -187,8 +187,8 @@ func TestRealCrash(t *testing.T) {
 
 // TestRealKill kills the process of an apply before single writes, with SIGKILL, and runs again; with -short before fewer.
 func TestRealKill(t *testing.T) {
-	if dir := os.Getenv("PLUMB_TEST_KILL"); dir != "" {
-		killChild(t, dir)
+	if os.Getenv("PLUMB_TEST_KILL") != "" {
+		killChild(t, everything(t, ""))
 		return
 	}
 	o := kindtest.Options(t)
@@ -199,40 +199,12 @@ func TestRealKill(t *testing.T) {
 	}
 	want := dump(t, o, keys)
 	destroy(t, o)
-	set, err := probed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := json.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	known := filepath.Join(t.TempDir(), "features.json")
-	if err := os.WriteFile(known, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	step := 17
 	if testing.Short() {
 		step = 1000
 	}
 	for n := 2; ; n += step {
-		dir := t.TempDir()
-		// The child gets the root namespace as a file of its own, and the folders by name.
-		root, err := os.Open(o.RootNS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(os.Args[0], "-test.run=^TestRealKill$")
-		cmd.ExtraFiles = []*os.File{root}
-		cmd.Env = append(os.Environ(), "PLUMB_TEST_KILL="+dir, "PLUMB_TEST_KILL_AT="+strconv.Itoa(n), "PLUMB_TEST_RUN="+o.RunDir,
-			"PLUMB_TEST_NETNS="+o.NetNSDir, "PLUMB_TEST_FEATURES="+known, "PLUMB_TEST_BPFFS="+o.BPFFS, "PLUMB_TEST_CGROUP="+o.Cgroup)
-		out, err := cmd.CombinedOutput()
-		root.Close()
-		status, _ := cmd.ProcessState.Sys().(interface{ Signaled() bool })
-		dead := err != nil && status != nil && status.Signaled()
-		if err != nil && !dead {
-			t.Fatalf("the child failed: %v\n%s", err, out)
-		}
+		dead := kill(t, o, "TestRealKill", n)
 		if err := converge(t, o, s); err != nil {
 			t.Fatalf("killed at write %d: %v", n, err)
 		}
@@ -246,8 +218,43 @@ func TestRealKill(t *testing.T) {
 	}
 }
 
-// killChild applies everything, with the lock held, until it kills itself.
-func killChild(t *testing.T, _ string) {
+// kill runs a test as a process of its own, which calls killChild, and kills itself before write n of its apply. It reports
+// whether the apply got that far.
+func kill(t *testing.T, o host.Options, test string, n int) bool {
+	t.Helper()
+	set, err := probed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := filepath.Join(t.TempDir(), "features.json")
+	if err := os.WriteFile(known, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The child gets the root namespace as a file of its own, and the folders by name.
+	root, err := os.Open(o.RootNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$")
+	cmd.ExtraFiles = []*os.File{root}
+	cmd.Env = append(os.Environ(), "PLUMB_TEST_KILL=1", "PLUMB_TEST_KILL_AT="+strconv.Itoa(n), "PLUMB_TEST_RUN="+o.RunDir,
+		"PLUMB_TEST_NETNS="+o.NetNSDir, "PLUMB_TEST_FEATURES="+known, "PLUMB_TEST_BPFFS="+o.BPFFS, "PLUMB_TEST_CGROUP="+o.Cgroup)
+	out, err := cmd.CombinedOutput()
+	status, _ := cmd.ProcessState.Sys().(interface{ Signaled() bool })
+	dead := err != nil && status != nil && status.Signaled()
+	if err != nil && !dead {
+		t.Fatalf("the child failed: %v\n%s", err, out)
+	}
+	return dead
+}
+
+// killChild applies a state, with the lock held, until it kills itself.
+func killChild(t *testing.T, s resource.State) {
 	h := kindtest.Open(t, host.Options{Node: kindtest.Node, RunDir: os.Getenv("PLUMB_TEST_RUN"), NetNSDir: os.Getenv("PLUMB_TEST_NETNS"),
 		BPFFS: os.Getenv("PLUMB_TEST_BPFFS"), Cgroup: os.Getenv("PLUMB_TEST_CGROUP"), RootNS: "/proc/self/fd/3"})
 	at, err := strconv.Atoi(os.Getenv("PLUMB_TEST_KILL_AT"))
@@ -265,7 +272,7 @@ func killChild(t *testing.T, _ string) {
 			select {}
 		}
 	}
-	if err := reconciler.Converge(t.Context(), h, everything(t, "")); err != nil {
+	if err := reconciler.Converge(t.Context(), h, s); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -12,16 +12,20 @@ import (
 // diff says what must change so that the observed state becomes the desired one. It is pure: the same two states give the
 // same plan.
 func (t table) diff(desired resource.State, o *Observed) (*resource.Plan, error) {
-	if err := t.check(desired); err != nil {
+	w, matched := o.wanted, o.matched
+	if !w.is(desired) { // nobody has compared it
+		o, w, matched = &Observed{Owned: o.All(), Foreign: o.Foreign, Waiting: o.Waiting}, sorted(desired), nil
+	}
+	if err := t.check(w); err != nil {
 		return nil, err
 	}
-	desired, warnings := present(desired, o.Waiting)
-	if err := claimedOnce(desired); err != nil {
+	w, warnings := present(w, o.Waiting)
+	if err := claimedOnce(w); err != nil {
 		return nil, err
 	}
-	d := &differ{kinds: t, desired: desired, owned: o.Owned, differing: t.differences(desired, o.Owned), along: map[resource.ID]bool{}}
+	d := &differ{kinds: t, desired: w.state, owned: o.Owned, matched: matched, differing: t.differences(w, o), along: map[resource.ID]bool{}}
 	for id := range o.Owned {
-		if _, ok := desired[id]; !ok {
+		if _, ok := d.desired[id]; !ok {
 			d.gone = append(d.gone, id)
 		}
 	}
@@ -40,17 +44,17 @@ func (t table) diff(desired resource.State, o *Observed) (*resource.Plan, error)
 			return nil, g.circleError(circle)
 		}
 	}
-	return &resource.Plan{Changes: d.changes, Conflicts: t.meet(desired, o), Warnings: warnings}, nil
+	return &resource.Plan{Changes: d.changes, Conflicts: t.meet(w, o), Warnings: warnings}, nil
 }
 
 // present leaves out the pods that wait for their adopted namespace, and what belongs to them on the node.
-func present(desired resource.State, waiting map[string]string) (resource.State, []string) {
+func present(w *wanted, waiting map[string]string) (*wanted, []string) {
 	if len(waiting) == 0 {
-		return desired, nil
+		return w, nil
 	}
 	rest := resource.State{}
 	absent := map[string]bool{}
-	for id, r := range desired {
+	for id, r := range w.state {
 		pod := resource.Pod(r)
 		if _, ok := waiting[pod]; ok && pod != "" {
 			absent[pod] = true
@@ -63,7 +67,7 @@ func present(desired resource.State, waiting map[string]string) (resource.State,
 		warnings = append(warnings, fmt.Sprintf("pod %s waits for %s", pod, waiting[pod]))
 	}
 	slices.Sort(warnings)
-	return rest, warnings
+	return sorted(rest), warnings
 }
 
 // parentsFirst orders a state so that everything stands behind what it needs.
@@ -72,7 +76,8 @@ func parentsFirst(s resource.State) ([]resource.ID, error) {
 		order, path []resource.ID
 		visit       func(id resource.ID) error
 	)
-	done := map[resource.ID]bool{}
+	done := make(map[resource.ID]bool, len(s))
+	order = make([]resource.ID, 0, len(s))
 	visit = func(id resource.ID) error {
 		r, ok := s[id]
 		if !ok || done[id] {
@@ -105,27 +110,33 @@ func parentsFirst(s resource.State) ([]resource.ID, error) {
 }
 
 // claimedOnce refuses a state whose own objects exclude each other.
-func claimedOnce(s resource.State) error {
+func claimedOnce(w *wanted) error {
 	type claimed struct {
 		value string
 		by    resource.ID
 	}
 	held := map[string]claimed{}
 	var errs []error
-	for id, r := range s {
-		for _, c := range exclusive(r) {
-			h, ok := held[c.Key]
-			if !ok {
-				held[c.Key] = claimed{c.Value, id}
-				continue
+	for _, rs := range w.of {
+		if !claims(rs[0]) {
+			continue // nor do the others of its kind
+		}
+		for _, r := range rs {
+			id := r.ID()
+			for _, c := range exclusive(r) {
+				h, ok := held[c.Key]
+				if !ok {
+					held[c.Key] = claimed{c.Value, id}
+					continue
+				}
+				if h.value == c.Value {
+					continue
+				}
+				if id.Compare(h.by) < 0 {
+					h, id, c.Value = claimed{c.Value, id}, h.by, h.value
+				}
+				errs = append(errs, fmt.Errorf("%s wants %s as %s, %s wants it as %s", h.by, c.Key, h.value, id, c.Value))
 			}
-			if h.value == c.Value {
-				continue
-			}
-			if id.Compare(h.by) < 0 {
-				h, id, c.Value = claimed{c.Value, id}, h.by, h.value
-			}
-			errs = append(errs, fmt.Errorf("%s wants %s as %s, %s wants it as %s", h.by, c.Key, h.value, id, c.Value))
 		}
 	}
 	if errs == nil {
@@ -164,27 +175,28 @@ func arrange(changes []resource.Change, g *graph, steps []int) {
 }
 
 // meet lists whose objects are in the way of desired ones.
-func (t table) meet(desired resource.State, o *Observed) []resource.Conflict {
+func (t table) meet(w *wanted, o *Observed) []resource.Conflict {
 	var conflicts []resource.Conflict
 	byKind := map[resource.Kind][]resource.Resource{}
 	for _, f := range o.Foreign {
 		byKind[f.ID().Kind] = append(byKind[f.ID().Kind], f)
 	}
 	named := map[resource.ID]bool{}
+	rest := w.without(o.matched) // nobody's addresses or routes are among those
 	for name, k := range t {
-		for _, c := range k.conflicts(desired, byKind[name]) {
+		for _, c := range k.conflicts(rest, byKind[name]) {
 			named[c.ID] = true
 			conflicts = append(conflicts, c)
 		}
 	}
 	for _, f := range o.Foreign {
 		id := f.ID()
-		_, wanted := desired[id]
+		_, wanted := w.state[id]
 		_, ours := o.Owned[id]
 		if wanted && !ours && !named[id] {
 			named[id] = true
 			conflicts = append(conflicts, resource.Conflict{ID: id, Foreign: resource.Describe(f), Owner: "not marked as plumb's",
-				Fix: "remove it, or change " + cmp.Or(desired[id].Origin(), "the configuration")})
+				Fix: "remove it, or change " + cmp.Or(w.state[id].Origin(), "the configuration")})
 		}
 	}
 	slices.SortFunc(conflicts, func(a, b resource.Conflict) int {

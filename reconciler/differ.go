@@ -2,77 +2,44 @@ package reconciler
 
 import (
 	"cmp"
-	"maps"
-	"runtime"
 	"slices"
-	"sync"
 
 	"plumb.internal/plumb/reconciler/resource"
 )
-
-// difference is how an object isn't as desired.
-type difference struct {
-	fields  []resource.Field
-	inPlace bool
-}
-
-// differences compares all objects with what is observed under their own IDs. With many thousands it is what a plan takes
-// longest for, so every processor takes a part.
-func (t table) differences(desired, owned resource.State) map[resource.ID]difference {
-	type result struct {
-		id resource.ID
-		difference
-	}
-	ids := slices.Collect(maps.Keys(desired))
-	parts := make([][]result, runtime.GOMAXPROCS(0))
-	var wg sync.WaitGroup
-	for i := range parts {
-		wg.Go(func() {
-			for _, id := range ids[i*len(ids)/len(parts) : (i+1)*len(ids)/len(parts)] {
-				observed, ok := owned[id]
-				if !ok {
-					parts[i] = append(parts[i], result{id: id})
-				} else if fields, inPlace := t[id.Kind].diff(observed, desired[id]); len(fields) > 0 {
-					parts[i] = append(parts[i], result{id, difference{fields, inPlace}})
-				}
-			}
-		})
-	}
-	wg.Wait()
-	all := map[resource.ID]difference{}
-	for _, part := range parts {
-		for _, r := range part {
-			all[r.id] = r.difference
-		}
-	}
-	return all
-}
 
 // differ compares object by object.
 type differ struct {
 	kinds          table
 	desired, owned resource.State
+	matched        map[resource.Kind]matched
 	differing      map[resource.ID]difference // desired objects that aren't as observed
 	gone           []resource.ID              // what nobody wants any more, in order
 	along          map[resource.ID]bool       // objects that can't be moved away from a parent in time, and go along with it
+
+	frontends map[resource.FrontendKey]bool // desired ones, see carried
+	leaving   map[resource.Device]bool      // of links that go, see takesOver
 
 	changes []resource.Change
 	byID    map[resource.ID]int // index in changes
 }
 
+// unnamed is why an object goes, unless there is a better reason.
+const unnamed = "no longer in the configuration"
+
 // run works out all changes.
 func (d *differ) run() error {
-	d.changes, d.byID = nil, map[resource.ID]int{}
+	n := len(d.gone) + len(d.differing)
+	d.changes, d.byID = make([]resource.Change, 0, n), make(map[resource.ID]int, n)
 	// Deletes come first, for what goes along with them; parents of what is observed are looked up as needed.
 	for _, id := range d.gone {
-		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: "no longer in the configuration"})
+		d.add(resource.Change{ID: id, Action: resource.Delete, Before: d.owned[id], Reason: unnamed})
 	}
 	order, err := parentsFirst(d.suspects())
 	if err != nil {
 		return err
 	}
 	for _, id := range order {
-		if c, ok := d.compare(d.owned[id], d.desired[id]); ok {
+		if c, ok := d.compare(d.observed(id), d.desired[id]); ok {
 			d.add(c)
 		}
 	}
@@ -82,16 +49,19 @@ func (d *differ) run() error {
 		}
 	}
 	for i := range d.changes {
+		d.changes[i].Dropped = d.dropped(&d.changes[i])
+	}
+	for i := range d.changes {
 		c := &d.changes[i]
-		c.Dropped = c.Action == resource.Delete && d.replacedWith(c) == nil
 		d.disrupt(c)
+		explain(c)
 	}
 	return nil
 }
 
 // suspects are the desired objects that may have to change: those that differ, and those that need something that goes.
 func (d *differ) suspects() resource.State {
-	suspects := resource.State{}
+	suspects := make(resource.State, len(d.differing))
 	going := map[resource.ID]bool{}
 	for _, id := range d.gone {
 		going[id] = true
@@ -101,7 +71,7 @@ func (d *differ) suspects() resource.State {
 	}
 	for id, diff := range d.differing {
 		suspects[id] = d.desired[id]
-		if observed, ok := d.owned[id]; ok && !d.mends(observed, d.desired[id], diff) {
+		if observed, ok := d.owned[id]; ok && !d.mends(observed, d.desired[id], diff) || !ok && d.takesOver(id) {
 			going[id] = true
 		}
 	}
@@ -116,6 +86,18 @@ func (d *differ) suspects() resource.State {
 	return suspects
 }
 
+// observed is what is there of a desired object; nil for nothing.
+func (d *differ) observed(id resource.ID) resource.Resource {
+	if r, ok := d.owned[id]; ok {
+		return r
+	}
+	m, ok := d.matched[id.Kind]
+	if _, differs := d.differing[id]; differs || !ok {
+		return nil
+	}
+	return m.as(d.desired[id])
+}
+
 // needsAny reports whether r needs one of ids.
 func needsAny(r resource.Resource, ids map[resource.ID]bool) bool {
 	in := func(id resource.ID) bool { return ids[id] }
@@ -125,6 +107,23 @@ func needsAny(r resource.Resource, ids map[resource.ID]bool) bool {
 // mends reports whether an update brings an object from observed to desired.
 func (d *differ) mends(observed, desired resource.Resource, diff difference) bool {
 	return diff.inPlace && slices.Equal(claimsOf(observed), claimsOf(desired))
+}
+
+// takesOver reports whether a desired object makes a device that another one made, which goes: somebody gave the other end
+// of a pair another name. What was told of the device has to be told anew.
+func (d *differ) takesOver(id resource.ID) bool {
+	if d.leaving == nil {
+		d.leaving = map[resource.Device]bool{}
+		for _, id := range d.gone {
+			if m, ok := d.owned[id].(resource.Maker); ok {
+				for _, dev := range m.Devices() {
+					d.leaving[dev] = true
+				}
+			}
+		}
+	}
+	m, ok := d.desired[id].(resource.Maker)
+	return ok && slices.ContainsFunc(m.Devices(), func(dev resource.Device) bool { return d.leaving[dev] })
 }
 
 // add appends c.
@@ -154,6 +153,12 @@ func (d *differ) compare(observed, desired resource.Resource) (resource.Change, 
 		for _, p := range observed.DiesWith() {
 			if d.action(p) == resource.Delete && !borrowed(d.owned[p]) {
 				c.Action, c.Reason, c.With = resource.Replace, "re-created with "+p.String(), &p
+				return c, true
+			}
+		}
+		for _, p := range desired.After() {
+			if d.action(p) == resource.Create && d.takesOver(p) {
+				c.Action, c.Reason = resource.Replace, "re-created with "+p.String()
 				return c, true
 			}
 		}
@@ -234,8 +239,8 @@ func borrowed(r resource.Resource) bool {
 	return ok && b.Borrowed()
 }
 
-// disrupt says whom c hurts. What goes or comes along with a replaced object hurts as much as that one; a pod that the
-// files no longer name isn't disrupted by its removal.
+// disrupt says whom c hurts. What goes or comes along with a replaced object hurts at least as much as that one, and what
+// goes with a deleted one just as much; a pod that the files no longer name isn't disrupted by its removal.
 func (d *differ) disrupt(c *resource.Change) {
 	c.Disruption = resource.DisruptsNothing
 	r, from := c.After, c.Before
@@ -245,27 +250,39 @@ func (d *differ) disrupt(c *resource.Change) {
 	if dis, ok := r.(resource.Disrupter); ok {
 		c.Disruption = dis.Disruption(c.Action, from)
 	}
-	if c.Action == resource.Delete && c.Dropped && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
+	if c.Action == resource.Delete && gone(c) && !d.podStays(r) && c.Disruption != resource.DisruptsSession {
 		c.Disruption = resource.DisruptsNothing
 	}
-	if p := d.replacedWith(c); p != nil {
-		if dis, ok := p.After.(resource.Disrupter); ok {
-			if class := dis.Disruption(p.Action, p.Before); class.Level() > c.Disruption.Level() {
+	root := d.root(c)
+	switch {
+	case root == c:
+	case root.Action == resource.Delete && c.Action == resource.Delete:
+		d.disrupt(root)
+		c.Disruption = root.Disruption
+	case root.Action == resource.Replace:
+		if dis, ok := root.After.(resource.Disrupter); ok {
+			if class := dis.Disruption(root.Action, root.Before); class.Level() > c.Disruption.Level() {
 				c.Disruption = class
 			}
 		}
 	}
 }
 
-// replacedWith follows what c goes along with, up to the replaced object that it all comes from; nil if there is none.
-func (d *differ) replacedWith(c *resource.Change) *resource.Change {
+// root follows what c goes along with, up to what it all comes from; c itself where it goes with nothing.
+func (d *differ) root(c *resource.Change) *resource.Change {
 	for range len(d.changes) {
 		if c.With == nil {
-			return nil
+			break
 		}
-		if c = &d.changes[d.byID[*c.With]]; c.Action == resource.Replace && c.With == nil {
-			return c
-		}
+		c = &d.changes[d.byID[*c.With]]
+	}
+	return c
+}
+
+// replacedWith is the replaced object that c goes along with; nil if there is none.
+func (d *differ) replacedWith(c *resource.Change) *resource.Change {
+	if root := d.root(c); root != c && root.Action == resource.Replace {
+		return root
 	}
 	return nil
 }

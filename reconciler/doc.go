@@ -10,13 +10,19 @@
 // maps. What the files hold:
 //
 //	reconciler_linux.go  the functions that others call
-//	observe.go           what is on the host
-//	diff.go differ.go    the changes between both states, as a plan
+//	observe.go wanted.go what is on the host
+//	only_linux.go        the same for single objects
+//	diff*.go             the changes between both states, as a plan
 //	steps.go ready.go    the order of the changes, see below
 //	apply.go             running the steps in parallel, and verifying
 //	refuse.go saved.go   what keeps a plan from being applied; plans in files
 //	record.go            what is on the host as a state to come back to, in bytes
 //	back_linux.go        coming back to it, and dropping what was left for that
+//
+// Of services there may be tens of thousands: their kind is a Matcher, which compares while it looks, so that nothing is
+// made of those that are as they should be. Observed.All makes it where all are asked for. And it is a Looker: who knows
+// that one service alone changed, as when a backend fails, has that one looked at, changed and verified by ConvergeOnly.
+// That too starts from what is there; but nothing else is mended by it.
 //
 // # How a plan is ordered
 //
@@ -32,8 +38,8 @@
 //     goes.
 //   - Founders. What others on the same device rely on without naming it, addresses, is built before them: the kernel
 //     refuses a route over a gateway that no address reaches.
-//   - Adds before deletes. A delete that no other step waits for comes last, and in any case after the adds on the same
-//     device: with its last IPv4 address a device loses its IPv4 routes.
+//   - Adds before deletes. A delete that no other step waits for comes last: when nothing that adds is possible or under way
+//     any more; and in any case after the adds on the same device: with its last IPv4 address a device loses its IPv4 routes.
 //
 // Rules of many with many meet at a barrier, a step that does nothing, which needs n+m edges and not n*m. Among the steps
 // that are possible the order is adds first, then pod by pod, so that each pod's cut is short; running in parallel, the

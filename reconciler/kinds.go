@@ -34,6 +34,20 @@ type Ops[R resource.Resource] interface {
 	Delete(ctx context.Context, h *host.Host, r R) error
 }
 
+// Matcher is a kind of which there may be tens of thousands. It compares while it looks, so that nothing is made of those
+// that are as they should be.
+type Matcher[R resource.Resource] interface {
+	// Match is Observe and Diff at once. All of wanted are R.
+	Match(ctx context.Context, h *host.Host, wanted []resource.Resource) (resource.Matched[R], error)
+}
+
+// Looker is a kind whose objects can be looked at one by one.
+type Looker[R resource.Resource] interface {
+	// Look is Observe for one object, which is where and how it was last wanted or is wanted now; nil where it wasn't or
+	// isn't. It returns nil where there is nothing.
+	Look(ctx context.Context, h *host.Host, was, is *R) (*R, error)
+}
+
 // Conflicter is a kind whose foreign objects can be in the way of desired ones under another key. It is pure.
 type Conflicter[R resource.Resource] interface {
 	Conflicts(desired resource.State, foreign []R) []resource.Conflict

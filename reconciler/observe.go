@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -14,24 +15,55 @@ import (
 
 // Observed is what one look at a host found.
 type Observed struct {
-	// Owned are the objects that carry plumb's mark.
+	// Owned are the objects that carry plumb's mark, but those of a Matcher's kind that are exactly as desired: see All.
 	Owned resource.State
 	// Foreign are somebody else's objects that desired ones could meet, in the order of their IDs.
 	Foreign []resource.Resource
 	// Waiting are the pods whose adopted namespace isn't there, by name, with its path.
 	Waiting map[string]string
+
+	wanted  *wanted
+	matched map[resource.Kind]matched
+}
+
+// All are all objects that carry plumb's mark.
+func (o *Observed) All() resource.State {
+	if len(o.matched) == 0 {
+		return o.Owned
+	}
+	all := maps.Clone(o.Owned)
+	for kind, m := range o.matched {
+		others := make(map[int]bool, len(m.others))
+		for _, i := range m.others {
+			others[i] = true
+		}
+		for i, r := range o.wanted.of[kind] {
+			if !others[i] {
+				all[r.ID()] = m.as(r)
+			}
+		}
+	}
+	return all
+}
+
+// matched is resource.Matched with the type of its resources erased.
+type matched struct {
+	owned, foreign []resource.Resource
+	others         []int
+	as             func(resource.Resource) resource.Resource
 }
 
 // observe looks at every kind, all at once.
 func (t table) observe(ctx context.Context, h *host.Host, desired resource.State) (*Observed, error) {
-	if err := t.check(desired); err != nil {
+	w := sorted(desired)
+	if err := t.check(w); err != nil {
 		return nil, err
 	}
-	wanted := map[resource.Kind][]resource.Resource{}
-	for id, r := range desired {
-		wanted[id.Kind] = append(wanted[id.Kind], r)
-	}
-	o := &Observed{Owned: make(resource.State, len(desired)), Waiting: map[string]string{}}
+	return t.observeSorted(ctx, h, w)
+}
+
+func (t table) observeSorted(ctx context.Context, h *host.Host, w *wanted) (*Observed, error) {
+	o := &Observed{Owned: resource.State{}, Waiting: map[string]string{}, wanted: w, matched: map[resource.Kind]matched{}}
 	var (
 		mu   sync.Mutex
 		wg   sync.WaitGroup
@@ -39,16 +71,19 @@ func (t table) observe(ctx context.Context, h *host.Host, desired resource.State
 	)
 	for name, k := range t {
 		wg.Go(func() {
-			owned, foreign, err := k.observe(ctx, h, wanted[name])
+			m, matches, err := k.observe(ctx, h, w.of[name])
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
-				err = o.Owned.Add(owned...)
+				err = o.Owned.Add(m.owned...)
 			}
 			if err != nil {
 				errs = multierror.Append(errs, fmt.Errorf("observe %s: %w", name, err))
 			}
-			o.Foreign = append(o.Foreign, foreign...)
+			o.Foreign = append(o.Foreign, m.foreign...)
+			if matches {
+				o.matched[name] = m
+			}
 		})
 	}
 	wg.Wait()

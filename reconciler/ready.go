@@ -51,6 +51,9 @@ func (r *ready) ends() bool {
 	return len(possible) == len(missing)
 }
 
+// first is the next step; there has to be one.
+func (r *ready) first() int { return r.heap[0] }
+
 // take removes the next step.
 func (r *ready) take() int {
 	s := heap.Pop(r).(int)

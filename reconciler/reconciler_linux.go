@@ -14,7 +14,8 @@ import (
 	"plumb.internal/plumb/reconciler/resource/netns"
 )
 
-// Observe looks at every kind of object on the host. It writes nothing.
+// Observe looks at every kind of object on the host. It writes nothing. desired isn't changed as long as what comes of it
+// is in use.
 func Observe(ctx context.Context, h *host.Host, desired resource.State) (*Observed, error) {
 	return observeKinds(ctx, h, desired, kinds)
 }
@@ -39,14 +40,18 @@ func ObserveNetwork(ctx context.Context, h *host.Host, part resource.State) (*Ob
 
 func observeKinds(ctx context.Context, h *host.Host, desired resource.State, kinds table) (*Observed, error) {
 	h.Forget()
+	w := sorted(desired)
+	if err := kinds.check(w); err != nil {
+		return nil, err
+	}
 	paths := map[string]string{}
-	for _, r := range desired {
+	for _, r := range w.of[netns.Kind] {
 		if n, ok := r.(netns.NetNS); ok && n.Path != "" {
 			paths[n.Name] = n.Path
 			h.Adopt(n.Name, n.Path)
 		}
 	}
-	o, err := kinds.observe(ctx, h, desired)
+	o, err := kinds.observeSorted(ctx, h, w)
 	if err != nil {
 		return nil, err
 	}

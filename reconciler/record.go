@@ -23,7 +23,7 @@ type recorded struct {
 // names: those have to stay pinned for as long as the record is of use. What is to be recorded is observed with nothing
 // desired: else settings that plumb has never changed would be among it.
 func Record(o *Observed) ([]byte, error) {
-	state := resource.Restored(o.Owned)
+	state := resource.Restored(o.All())
 	r := recorded{recordFormat, []savedObject{}}
 	for _, id := range state.IDs() {
 		object, err := json.Marshal(state[id])

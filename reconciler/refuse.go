@@ -18,14 +18,17 @@ func Refuse(p *resource.Plan, o *Observed, allowed Allowed) error {
 		return &ConflictError{p.Conflicts}
 	}
 	if !allowed.Delete {
-		deleted := 0
+		deleted, owned := 0, 0
 		for _, c := range p.Changes {
-			if c.Dropped {
-				deleted++
-			}
+			deleted += c.Dropped
 		}
-		if deleted >= guardFloor && 2*deleted > len(o.Owned) {
-			return &DeletionError{Deleted: deleted, Owned: len(o.Owned)}
+		if deleted >= guardFloor {
+			for _, r := range o.All() {
+				owned += worth(r)
+			}
+			if 2*deleted > owned {
+				return &DeletionError{Deleted: deleted, Owned: owned}
+			}
 		}
 	}
 	if cuts := p.NeedsDisruption(); len(cuts) > 0 && !allowed.Disruption {

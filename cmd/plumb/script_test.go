@@ -79,6 +79,7 @@ func params(t *testing.T, p testscript.Params) testscript.Params {
 	p.UpdateScripts = os.Getenv("PLUMB_UPDATE") != ""
 	p.Setup = func(e *testscript.Env) error {
 		e.Setenv("FEATURES", recorded)
+		e.Setenv("PLUMB_EVAL_TIME", os.Getenv("PLUMB_EVAL_TIME"))
 		e.Defer(func() {
 			if err := downAll(e.WorkDir); err != nil {
 				t.Error(err)

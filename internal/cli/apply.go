@@ -11,6 +11,7 @@ import (
 
 	"plumb.internal/plumb/internal/checks"
 	"plumb.internal/plumb/internal/history"
+	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -104,13 +105,8 @@ func (s *session) carryOut(ctx context.Context, opt ApplyOptions, saved *reconci
 
 // permit shows a plan and says what is against it.
 func (s *session) permit(opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
-	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
-	}
-	if !s.o.JSON() {
-		if err := s.o.writePlan(p); err != nil {
-			return err
-		}
+	if err := s.review(saved, p, observed); err != nil {
+		return err
 	}
 	return exitOf(reconciler.Refuse(p, observed, reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete}))
 }
@@ -131,16 +127,10 @@ func (s *session) execute(ctx context.Context, opt ApplyOptions, reviewed bool, 
 	if must, err = s.prepare(ctx, opt, reviewed, observed); err != nil {
 		return nil, err
 	}
-	show, clear := s.o.progress()
-	err = reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-	clear()
-	if err != nil {
-		return nil, interrupted(ctx, err, "plumb apply")
+	if err = s.run(ctx, opt, p, reconciler.Apply); err == nil {
+		err = reconciler.Verify(ctx, s.host, s.compiled.State)
 	}
-	if err := reconciler.Verify(ctx, s.host, s.compiled.State); err != nil {
-		return nil, interrupted(ctx, err, "plumb apply")
-	}
-	return must, nil
+	return must, interrupted(ctx, err, "plumb apply")
 }
 
 // failed writes, as JSON, the plan that was not carried out to its end: it names what is in the way.
@@ -151,16 +141,21 @@ func (o *Options) failed(p *resource.Plan, writes int, err error) error {
 	return errors.Join(err, o.writeJSON(applied{FormatVersion: "1", Plan: p, Writes: writes}))
 }
 
-// check compares a saved plan with what would be planned now.
-func (s *session) check(saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
-	if saved == nil {
+// review shows people the plan, unless a saved one is no longer what would be planned now.
+func (s *session) review(saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
+	if saved != nil {
+		basis, err := s.basis(observed)
+		if err == nil {
+			err = saved.Check(basis, p)
+		}
+		if err != nil {
+			return exitOf(err)
+		}
+	}
+	if s.o.JSON() {
 		return nil
 	}
-	basis, err := s.basis(observed)
-	if err != nil {
-		return err
-	}
-	return saved.Check(basis, p)
+	return s.o.writePlan(p)
 }
 
 // mayGoOn asks, unless somebody said yes already: a saved plan has been looked at.
@@ -205,9 +200,17 @@ func (o *Options) warn(warnings []string) {
 	}
 }
 
+// run carries out a plan, so that it can be taken back where that was asked for, and shows how far it is.
+func (s *session) run(ctx context.Context, opt ApplyOptions, p *resource.Plan,
+	carryOut func(context.Context, *host.Host, *resource.Plan, reconciler.ApplyOptions) error) error {
+	show, clear := s.o.progress()
+	defer clear()
+	return carryOut(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show, Keep: opt.Confirm > 0})
+}
+
 // interrupted adds to an error how to go on after a signal.
 func interrupted(ctx context.Context, err error, again string) error {
-	if ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
 	sep := " "
@@ -255,13 +258,8 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 // remove carries out a plan to destroy, as carryOut does one to apply.
 func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
 	o := s.o
-	if err := s.check(saved, p, observed); err != nil {
-		return exitOf(err)
-	}
-	if !o.JSON() {
-		if err := o.writePlan(p); err != nil {
-			return err
-		}
+	if err := s.review(saved, p, observed); err != nil {
+		return err
 	}
 	if len(p.Conflicts) > 0 {
 		return exitOf(&reconciler.ConflictError{Conflicts: p.Conflicts})
@@ -279,13 +277,7 @@ func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconcile
 	if err != nil {
 		return err
 	}
-	show, clear := o.progress()
-	err = reconciler.Destroy(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show})
-	clear()
-	if err != nil {
-		return interrupted(ctx, err, "plumb destroy")
-	}
-	return nil
+	return interrupted(ctx, s.run(ctx, opt, p, reconciler.Destroy), "plumb destroy")
 }
 
 // removeFolders removes what is common to the nodes of this machine once the last of them is gone.

@@ -142,9 +142,10 @@ func (o *Options) writeChecks(results []checks.Result) error {
 // are about something that isn't there yet.
 func (s *session) checkBefore(ctx context.Context, observed *reconciler.Observed) (must map[string]bool, err error) {
 	must = map[string]bool{}
+	all := observed.All()
 	var there []compiler.Check
 	for _, c := range s.compiled.Checks {
-		if len(observed.Owned) == 0 || slices.ContainsFunc(c.Needs, func(id resource.ID) bool { _, ok := observed.Owned[id]; return !ok }) {
+		if len(all) == 0 || slices.ContainsFunc(c.Needs, func(id resource.ID) bool { _, ok := all[id]; return !ok }) {
 			must[c.Name] = true
 		} else {
 			there = append(there, c)

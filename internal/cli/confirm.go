@@ -106,9 +106,7 @@ func (s *session) guard(ctx context.Context, opt ApplyOptions, p *resource.Plan,
 
 // executeGuarded applies so that it can be taken back, verifies, and makes the checks.
 func (s *session) executeGuarded(ctx context.Context, opt ApplyOptions, p *resource.Plan, must map[string]bool) ([]checks.Result, error) {
-	show, clear := s.o.progress()
-	err := reconciler.Apply(ctx, s.host, p, reconciler.ApplyOptions{Parallel: opt.Parallel, Progress: show, Keep: true})
-	clear()
+	err := s.run(ctx, opt, p, reconciler.Apply)
 	if err == nil {
 		err = reconciler.VerifyKept(ctx, s.host, s.compiled.State)
 	}

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
@@ -34,8 +33,8 @@ type datapath struct {
 	table    *nft.Table
 }
 
-// datapathOf finds out what the attached programs do: by the maps that they use, and by their names, which follow from their
-// settings.
+// datapathOf finds out what the attached programs do: by the maps that they use, and by the settings that they were
+// loaded with.
 func datapathOf(owned resource.State) datapath {
 	d := datapath{services: map[string]bool{}, checks: map[string]bool{}}
 	for _, id := range owned.IDs() {
@@ -53,36 +52,13 @@ func datapathOf(owned resource.State) datapath {
 				d.services[waySocket] = d.services[waySocket] || serves
 				continue
 			}
-			settings := settingsOf(p)
-			d.services[wayPacket] = d.services[wayPacket] || serves && settings["drain"] == 0
-			if r.NetNS == "" && settings["source_check"] == 1 {
+			d.services[wayPacket] = d.services[wayPacket] || serves && p.Settings["drain"] == 0
+			if r.NetNS == "" && p.Settings["source_check"] == 1 {
 				d.checks[r.Dev+" "+r.Hook] = true
 			}
 		}
 	}
 	return d
-}
-
-// settingsOf finds out with which settings a program of a device was loaded: its name tells.
-func settingsOf(p bpfprog.Program) map[string]uint32 {
-	for _, object := range []string{"packet", "forward"} {
-		if !slices.Contains(bpf.Programs(object), p.Base) {
-			continue
-		}
-		for _, redirect := range []uint32{0, 1} {
-			for _, drain := range []uint32{0, 1} {
-				settings := map[string]uint32{"redirect": redirect, "source_check": 1}
-				if drain == 1 {
-					settings["drain"] = drain
-				}
-				as := bpfprog.Program{Object: object, Base: p.Base, Maps: p.Maps, Settings: settings}
-				if as.ID().Name == p.ID().Name {
-					return settings
-				}
-			}
-		}
-	}
-	return nil
 }
 
 // way is how services in eBPF maps go: "socket+packet", wayNone where no program is attached.

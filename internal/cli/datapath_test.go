@@ -53,7 +53,7 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
-// What is attached counts: a program's maps and its name tell what it does. One that is detached does nothing.
+// What is attached counts: a program's maps and its settings tell what it does. One that is detached does nothing.
 func TestDatapathOf(t *testing.T) {
 	program := func(object, base string, check uint32) bpfprog.Program {
 		var settings map[string]uint32
@@ -66,12 +66,11 @@ func TestDatapathOf(t *testing.T) {
 		}
 		p := bpfprog.Of(object, base, settings, maps, "")
 		// As it is observed.
-		return bpfprog.Program{Observed: p.ID().Name, Base: p.Base, Maps: p.Maps}
+		return bpfprog.Program{Observed: p.ID().Name, Base: p.Base, Settings: settings, Maps: p.Maps}
 	}
 	socket, services := program("socket", "connect4", 0), program("packet", "from_pod", 1)
 	drains := program("packet", "from_pod", 1)
-	drains.Observed = bpfprog.Program{Object: "packet", Base: "from_pod", Maps: drains.Maps,
-		Settings: map[string]uint32{"redirect": 1, "source_check": 1, "drain": 1}}.ID().Name
+	drains.Observed, drains.Settings = "from_pod.drain+source_check.0123456789ab", map[string]uint32{"source_check": 1, "drain": 1}
 	plain, lax := program("forward", "from_pod", 1), program("forward", "from_pod", 0)
 	on := func(p bpfprog.Program, dev, hook, fault string) bpflink.Attachment {
 		return bpflink.Attachment{Dev: dev, Hook: hook, Program: p.ID(), Fault: fault}

@@ -48,6 +48,9 @@ func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
 		return err
 	}
 	ns, err := h.NS(pod)
+	if errors.Is(err, fs.ErrNotExist) && o.adopt(ctx, h, pod) {
+		ns, err = h.NS(pod)
+	}
 	switch {
 	case errors.Is(err, host.ErrWaiting):
 		return err
@@ -79,4 +82,19 @@ func (o *Options) Exec(ctx context.Context, pod string, argv []string) error {
 		return fmt.Errorf("run %s in pod %s: %w", path, pod, err)
 	}
 	return nil
+}
+
+// adopt tells the host where the files say that a pod's namespace is: nothing on this machine says so before it is applied.
+func (o *Options) adopt(ctx context.Context, h *host.Host, pod string) bool {
+	src, err := o.Load(ctx)
+	if err != nil {
+		return false // they aren't needed for any other pod
+	}
+	defer src.Close()
+	p := src.Config.Pods[pod]
+	if p.NetNS == "" || p.Node != "" && p.Node != h.Node {
+		return false
+	}
+	h.Adopt(pod, p.NetNS)
+	return true
 }

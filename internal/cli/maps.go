@@ -136,35 +136,3 @@ func readCounters(h *host.Host) ([]counted, error) {
 	})
 	return all, err
 }
-
-// pair is one backend of one service, by their ids.
-type pair struct{ service, backend uint64 }
-
-// readConnections counts what is under way to each backend: sockets that were led there, and flows of packets.
-func readConnections(h *host.Host) (map[pair]int, error) {
-	n := map[pair]int{}
-	sockets := func(base string, counts func(bpf.PeerKey) bool) error {
-		return eachPinned(h, base, func(m host.BPFMap, _ int) error {
-			return bpf.Each(m.Map, func(k bpf.PeerKey, v bpf.Peer) {
-				if v.Backend != 0 && counts(k) {
-					n[pair{v.Service, v.Backend}]++
-				}
-			})
-		})
-	}
-	// A connected socket has one entry without a peer, whatever others it has; one that isn't has one for each frontend.
-	if err := sockets("sock_reverse", func(k bpf.PeerKey) bool { return k.Addr == bpf.Address{} }); err != nil {
-		return nil, err
-	}
-	if err := sockets("sock_forward", func(bpf.PeerKey) bool { return true }); err != nil {
-		return nil, err
-	}
-	err := eachPinned(h, "flows", func(m host.BPFMap, _ int) error {
-		return bpf.Each(m.Map, func(_ bpf.FlowKey, v bpf.Flow) {
-			if v.Forward() && !v.Closing() {
-				n[pair{v.Service, v.Backend}]++
-			}
-		})
-	})
-	return n, err
-}

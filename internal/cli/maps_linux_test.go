@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -108,41 +107,6 @@ func TestReadCounters(t *testing.T) {
 	}
 	if got := counters[0]; got != (counted{Reason: "forwarded"}) {
 		t.Errorf("%+v", got)
-	}
-}
-
-// A connection is counted once: of a connected socket, of an unconnected one for each service, of a flow of packets that
-// isn't over.
-func TestReadConnections(t *testing.T) {
-	h := kindtest.Root(t)
-	maps := pinAll(t, h, 64)
-	a := bpf.AddressOf(netip.MustParseAddr("10.96.0.1"))
-	to := bpf.Peer{Service: 1, Backend: 2}
-	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 1, Proto: bpf.TCP}, to)
-	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 2, Proto: bpf.UDP}, to)
-	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 2, Addr: a, Proto: bpf.UDP}, to) // the same socket
-	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 3, Proto: bpf.TCP}, bpf.Peer{Service: 1})
-	put(t, maps["sock_forward"], bpf.PeerKey{Cookie: 4, Addr: a, Proto: bpf.UDP}, bpf.Peer{Service: 1, Backend: 3})
-	for i, f := range []bpf.Flow{
-		{Kind: bpf.FlowForward}, {Kind: bpf.FlowReverse}, {Kind: bpf.FlowHairpinForward}, {Kind: bpf.FlowHairpinReverse},
-		{Kind: bpf.FlowForward, State: 1}, {Kind: bpf.FlowForward, State: 2}, {Kind: bpf.FlowForward, State: 1 | 2 | 4},
-		{Kind: bpf.FlowForward, State: 8},
-	} {
-		f.Service, f.Backend = 5, 6
-		put(t, maps["flows"], bpf.FlowKey{Src: a, Sport: bpf.PortOf(uint16(i))}, f)
-	}
-	got, err := readConnections(h)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[pair]int{{1, 2}: 2, {1, 3}: 1, {5, 6}: 4}
-	if len(got) != len(want) {
-		t.Errorf("connections %v, want %v", got, want)
-	}
-	for p, n := range want {
-		if got[p] != n {
-			t.Errorf("%v has %d connections, want %d", p, got[p], n)
-		}
 	}
 }
 

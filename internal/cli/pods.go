@@ -80,11 +80,11 @@ func (s *session) pods(ctx context.Context) (pods, error) {
 	if err != nil {
 		return pods{}, err
 	}
-	known, err := readEndpoints(s.host, observed.Owned)
+	known, err := readEndpoints(s.host, observed.All())
 	if err != nil {
 		return pods{}, err
 	}
-	d := datapathOf(observed.Owned)
+	d := datapathOf(observed.All())
 	all := pods{FormatVersion: "1", Node: s.node, Pods: []podRow{}}
 	for _, view := range s.compiled.Pods {
 		row, err := lookAtPod(s.host, view)

@@ -15,6 +15,7 @@ import (
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/service"
 )
 
@@ -74,12 +75,12 @@ func (s *session) services(ctx context.Context) (services, error) {
 	if err != nil {
 		return services{}, err
 	}
-	rows, err := serviceRows(s.host, observed.Owned, s.compiled.State)
+	rows, err := serviceRows(ctx, s.host, observed.All(), s.compiled.State)
 	return services{FormatVersion: "1", Node: s.node, Services: rows}, err
 }
 
 // serviceRows lists what was observed, by address. Of the desired state come the names alone.
-func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, error) {
+func serviceRows(ctx context.Context, h *host.Host, owned, desired resource.State) ([]serviceRow, error) {
 	rows := []serviceRow{}
 	d := datapathOf(owned)
 	way, mapped := d.way(), false
@@ -97,16 +98,18 @@ func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, err
 	slices.SortFunc(rows, func(a, b serviceRow) int {
 		return cmp.Or(a.frontend.At().Compare(b.frontend.At()), cmp.Compare(a.frontend.Protocol, b.frontend.Protocol), cmp.Compare(a.Way, b.Way))
 	})
-	var connections map[pair]int
-	var flows map[tracked]int
-	var err error
+	var (
+		inMaps  service.Connections
+		inTable nft.Connections
+		err     error
+	)
 	if mapped {
-		if connections, err = readConnections(h); err != nil {
+		if inMaps, err = service.ReadConnections(ctx, h); err != nil {
 			return nil, err
 		}
 	}
 	if d.table != nil {
-		if flows, err = readConntrack(h); err != nil {
+		if inTable, err = nft.ReadConnections(h); err != nil {
 			return nil, err
 		}
 	}
@@ -116,27 +119,20 @@ func serviceRows(h *host.Host, owned, desired resource.State) ([]serviceRow, err
 			r.Field = want.Origin()
 		}
 		r.fill()
-		switch f := r.frontend; {
+		switch {
 		case r.Way != wayNftables:
-			r.count(func(b resource.Backend) int {
-				return connections[pair{idOf(f), service.HashID(b.Address, b.Port, f.Protocol)}]
-			})
-		case flows != nil:
-			r.count(func(b resource.Backend) int {
-				return flows[tracked{f.Protocol, f.At(), b.At()}]
-			})
+			r.count(inMaps.To)
+		case inTable != nil:
+			r.count(inTable.To)
 		}
 	}
 	return rows, nil
 }
 
-// idOf is the id of a frontend in the maps.
-func idOf(f resource.Frontend) uint64 { return service.HashID(f.Address, f.Port, f.Protocol) }
-
 // fill writes the frontend into the row.
 func (r *serviceRow) fill() {
 	f := r.frontend
-	r.ID, r.Protocol, r.Address, r.Port = fmt.Sprintf("%016x", idOf(f)), f.Protocol, f.Address.String(), f.Port
+	r.ID, r.Protocol, r.Address, r.Port = fmt.Sprintf("%016x", service.ID(f)), f.Protocol, f.Address.String(), f.Port
 	r.Algorithm, r.TableSize, r.Affinity = f.Algorithm, f.TableSize, int(f.Affinity/time.Second)
 	r.Backends = make([]backendRow, len(f.Backends))
 	for i, b := range f.Backends {
@@ -145,10 +141,10 @@ func (r *serviceRow) fill() {
 }
 
 // count adds the connections of each backend and of all; those to a backend that is gone have no line of their own.
-func (r *serviceRow) count(connections func(resource.Backend) int) {
+func (r *serviceRow) count(to func(resource.Frontend, resource.Backend) int) {
 	all := 0
 	for i, b := range r.frontend.Backends {
-		n := connections(b)
+		n := to(r.frontend, b)
 		r.Backends[i].Connections = &n
 		all += n
 	}

@@ -33,7 +33,7 @@ func TestServices(t *testing.T) {
 	none := frontend("10.96.0.9", 53)
 	table := frontend("fd00:96::1", 80, backend("fd00:10::a", 1, resource.Active))
 	put(t, maps["sock_reverse"], bpf.PeerKey{Cookie: 1, Proto: bpf.TCP},
-		bpf.Peer{Service: idOf(web), Backend: service.HashID(web.Backends[1].Address, 8080, "TCP")})
+		bpf.Peer{Service: service.ID(web), Backend: service.HashID(web.Backends[1].Address, 8080, "TCP")})
 	owned, desired := resource.State{}, resource.State{}
 	if err := owned.Add(service.Service{Frontend: web}, service.Service{Frontend: none, Broken: "slots are wrong"},
 		service.Service{Leftover: "left over"}, nft.Table{Frontends: []resource.Frontend{table}}); err != nil {
@@ -42,7 +42,7 @@ func TestServices(t *testing.T) {
 	if err := desired.Add(service.Service{Frontend: web, From: "services.web.ports.http"}); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := serviceRows(h, owned, desired)
+	rows, err := serviceRows(t.Context(), h, owned, desired)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,7 @@ func (s *session) plan(ctx context.Context) (*resource.Plan, *reconciler.Observe
 		if observed, err = reconciler.Observe(ctx, s.host, s.compiled.State); err != nil {
 			return nil, nil, err
 		}
-		s.keepHealth(observed.Owned)
+		s.keepHealth(observed.Owned) // what is down isn't as the files want it, so it is among these
 	}
 	p, err := reconciler.Diff(s.compiled.State, observed)
 	if err != nil {

@@ -72,7 +72,8 @@ func (s *session) status(ctx context.Context) (status, error) {
 		Choices: append([]resource.Choice{}, p.Choices...), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
 		Warnings: append([]string{}, p.Warnings...),
 	}
-	if st.Data, err = readData(s.host, observed.Owned); err != nil {
+	all := observed.All()
+	if st.Data, err = readData(s.host, all); err != nil {
 		return status{}, err
 	}
 	changes := map[string][]string{}
@@ -81,7 +82,7 @@ func (s *session) status(ctx context.Context) (status, error) {
 		changes[pod] = append(changes[pod], c.Action.Symbol()+" "+c.ID.String())
 	}
 	there := map[string]bool{}
-	for id := range observed.Owned {
+	for id := range all {
 		there[id.NetNS] = true
 	}
 	names := map[string]bool{"": true}

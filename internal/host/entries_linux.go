@@ -100,6 +100,12 @@ func (h *Host) Waiting(pod string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
+// Adopted reports whether the namespace of a pod is somebody else's.
+func (h *Host) Adopted(pod string) bool {
+	_, adopted := h.path(pod)
+	return adopted
+}
+
 // path is where the namespace of a pod is. What is recorded goes before what is wanted: as long as an old namespace
 // hasn't been let go, it is the one that holds our objects.
 func (h *Host) path(pod string) (path string, adopted bool) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/memlock"
 )
 
 // BPFFS gives the host a folder on a BPF file system of its own, other than the one that it has from Root.
@@ -16,9 +17,11 @@ func BPFFS(t testing.TB, h *host.Host) {
 	h.BPFFS = bpffs(t)
 }
 
-// bpffs mounts a BPF file system for the length of a test, and returns a node's folder on it.
+// bpffs mounts a BPF file system for the length of a test, and returns a node's folder on it. What the test puts there may
+// be its own, made before anything of plumb's.
 func bpffs(t testing.TB) string {
 	t.Helper()
+	_ = memlock.Lift()
 	dir := t.TempDir()
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
 		t.Fatalf("mount a BPF file system: %v", err)

@@ -2,10 +2,11 @@ package features
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/netns"
 )
 
 // sandbox is an anonymous network namespace that exists as long as one probe runs.
@@ -16,38 +17,23 @@ type sandbox struct {
 // inSandbox runs try on a thread in a network namespace of its own. The thread ends with the probe, and the
 // namespace with it: nothing that try makes in it can outlive it, whatever happens.
 func inSandbox(try func(*sandbox) error) error {
-	result := make(chan error, 1)
-	go onOwnThread(func() { result <- enterSandbox(try) })
-	return <-result
-}
-
-// onOwnThread runs fn on a thread that ends with it. The process's first thread can't end, it would stay in the
-// namespace for good and /proc/PID/ns would show it; so fn is never run there.
-func onOwnThread(fn func()) {
-	runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-	if unix.Gettid() != unix.Getpid() {
-		fn()
-		return
+	entered := false
+	f, err := netns.New(func() error {
+		entered = true
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return untried("open rtnetlink", err)
+		}
+		defer h.Close()
+		return try(&sandbox{h: h})
+	})
+	if f != nil {
+		f.Close()
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		onOwnThread(fn)
-	}()
-	<-done
-	runtime.UnlockOSThread()
-}
-
-func enterSandbox(try func(*sandbox) error) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return untried("unshare network namespace", err)
+	if err != nil && !entered {
+		return untried("make a network namespace", err)
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return untried("open rtnetlink", err)
-	}
-	defer h.Close()
-	return try(&sandbox{h: h})
+	return err
 }
 
 // parent makes a veth pair to put other links on, and returns its first end, up.

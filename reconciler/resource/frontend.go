@@ -16,6 +16,12 @@ type Frontend struct {
 	Backends  []Backend     // ordered by address and port, no two alike
 }
 
+// FrontendKey is what no two frontends have in common.
+type FrontendKey struct {
+	At       netip.AddrPort
+	Protocol string
+}
+
 // Backend answers for a frontend of its own family.
 type Backend struct {
 	Address netip.Addr
@@ -41,6 +47,9 @@ const (
 
 // At is what clients talk to.
 func (f Frontend) At() netip.AddrPort { return netip.AddrPortFrom(f.Address, f.Port) }
+
+// Key tells a frontend from all others.
+func (f Frontend) Key() FrontendKey { return FrontendKey{f.At(), f.Protocol} }
 
 // At is where a backend answers.
 func (b Backend) At() netip.AddrPort { return netip.AddrPortFrom(b.Address, b.Port) }

@@ -1,5 +1,7 @@
 package resource
 
+import "fmt"
+
 // Action is what happens to an object.
 type Action string
 
@@ -72,10 +74,16 @@ func ReasonReplace(fields []Field) string { return cantChange + listFields(field
 // ReasonUpdate is the reason of an update: the kernel can't say whether the files or the host changed.
 func ReasonUpdate(fields []Field) string { return "drift or change" + listFields(fields) }
 
+// shownFields is how many fields of a change people are shown; JSON has all of them.
+const shownFields = 10
+
 // listFields tells fields on one line: ": mtu 1500 -> 9000, master none -> br0".
 func listFields(fields []Field) string {
 	s, sep := "", ": "
-	for _, f := range fields {
+	for i, f := range fields {
+		if i == shownFields {
+			return s + fmt.Sprintf(" and %d more", len(fields)-i)
+		}
 		s += sep + f.Name + " " + orNone(f.Before) + " -> " + orNone(f.After)
 		sep = ", "
 	}
@@ -95,8 +103,8 @@ type Change struct {
 	After  Resource `json:"-"`
 	// With is set where the kernel removes the object along with another one that this plan removes or replaces.
 	With *ID `json:"-"`
-	// Dropped marks a delete because the files no longer name the object, or name of the pod it belongs to.
-	Dropped bool `json:"-"`
+	// Dropped is how much goes with the change that the files no longer name: the object, or frontends that it carries.
+	Dropped int `json:"-"`
 }
 
 // Pod names the pod that the changed object belongs to, "" for what is the node's own.

@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"iter"
 	"net/netip"
 	"strings"
 
@@ -101,6 +102,13 @@ type Founder interface{ Founds() bool }
 // Recorder is a resource of which plumb keeps a record in its run folder. It is deleted on its own, before what would take
 // it along: a record outlives the kernel's object, and nobody would find it afterwards.
 type Recorder interface{ Recorded() bool }
+
+// Means is a resource that no file names: plumb uses it for what they do name, as it uses an eBPF map for services. That
+// one goes says nothing about what the files name.
+type Means interface{ Means() bool }
+
+// Carrier is a resource that carries services. The files name their frontends, and there are several ways to carry them.
+type Carrier interface{ Carries() iter.Seq[FrontendKey] }
 
 // Pod names the pod that r belongs to: its own namespace, or the namespace of the object that it lives and dies with (the
 // host's route to a pod). It is "" for what belongs to the node.

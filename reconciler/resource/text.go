@@ -114,7 +114,11 @@ func (t *text) change(pod string, c Change) {
 		line += t.paint(dim, "  # "+reason)
 	}
 	t.line(2, line)
-	for _, f := range c.Fields {
+	for i, f := range c.Fields {
+		if i == shownFields {
+			t.line(8, fmt.Sprintf("and %d more", len(c.Fields)-i))
+			break
+		}
 		t.line(8, fmt.Sprintf("%s: %s -> %s", f.Name, orNone(f.Before), orNone(f.After)))
 	}
 }

@@ -3,6 +3,7 @@ package resource_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -154,5 +155,29 @@ func TestDescribe(t *testing.T) {
 		if got := resource.Describe(r); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// People are shown the first fields of a change that has many; scripts get all of them.
+func TestManyFields(t *testing.T) {
+	var fields []resource.Field
+	for i := range 12 {
+		fields = append(fields, resource.Field{Name: fmt.Sprintf("field%02d", i), Before: "a", After: "b"})
+	}
+	p := &resource.Plan{Changes: []resource.Change{{ID: resource.ID{Kind: "nft", Name: "inet plumb"}, Action: resource.Update,
+		Reason: resource.ReasonUpdate(fields), Fields: fields}}}
+	var text bytes.Buffer
+	if err := p.WriteText(&text, resource.TextOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if s := text.String(); !strings.Contains(s, "field09: a -> b") || strings.Contains(s, "field10") || !strings.Contains(s, "and 2 more") {
+		t.Errorf("text:\n%s", s)
+	}
+	data, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), `"field11"`) || !strings.HasSuffix(p.Changes[0].Reason, "field09 a -> b and 2 more") {
+		t.Errorf("JSON: %s", data)
 	}
 }

@@ -94,6 +94,9 @@ func (c *child) changes(profile string) error {
 		}
 		c.add("p   entries that differ after it", float64(differing(before, after)))
 	}
+	if err := c.alone(ctx, h, id, state[id].(service.Service)); err != nil {
+		return err
+	}
 	if profile == "" {
 		return nil
 	}
@@ -110,6 +113,26 @@ func (c *child) changes(profile string) error {
 		if err := change(i); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// alone measures the same change of one service where it is known that nothing else changes.
+func (c *child) alone(ctx context.Context, h *host.Host, id resource.ID, s service.Service) error {
+	for i := range changesEach {
+		runtime.GC()
+		to := s
+		to.Backends = slices.Clone(s.Backends)
+		to.Backends[2].Address = backendAddress(c.services, changesEach+i)
+		written := h.Writes()
+		start, cpu := time.Now(), processor()
+		if err := reconciler.ConvergeOnly(ctx, h, resource.State{id: s}, resource.State{id: to}); err != nil {
+			return err
+		}
+		c.add("q1 one backend changed, by itself: observe, diff, apply and verify, ms", ms(time.Since(start)))
+		c.add("q2 one backend changed, by itself: observe, diff, apply and verify"+byProcessor, ms(processor()-cpu))
+		c.add("q3   writes", float64(h.Writes()-written))
+		s = to
 	}
 	return nil
 }

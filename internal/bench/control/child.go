@@ -124,7 +124,7 @@ func (c *child) nft() error {
 		if err := writeElement(element, c.services/2, i%2, (i+1)%2); err != nil {
 			return err
 		}
-		if _, _, err := c.command("q nft -f, one element changed", "nft", "-f", element); err != nil {
+		if _, _, err := c.command("r nft -f, one element changed", "nft", "-f", element); err != nil {
 			return err
 		}
 	}

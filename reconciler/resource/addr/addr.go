@@ -22,7 +22,8 @@ type Addr struct {
 
 	// What follows is observed only.
 
-	// Trouble says what is not as it should be: "tentative", "dadfailed", "prefix route". Empty when all is well.
+	// Trouble says what is not as it should be: "tentative", "dadfailed", "prefix route". Empty when all is well. A foreign
+	// one with disableIPv6 is no address, but the setting that keeps the wanted one from being added.
 	Trouble string
 	// Protocol is who made a foreign address, as far as the kernel says; 0 where it doesn't.
 	Protocol int

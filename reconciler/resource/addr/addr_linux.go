@@ -64,7 +64,8 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Addr) (owned, for
 			}
 		}
 	}
-	return owned, foreign, nil
+	off, err := switchedOff(h, wanted)
+	return owned, append(foreign, off...), err
 }
 
 // protocolStored reports whether the kernel keeps the protocol of addresses. It marks its own 127.0.0.1 and link-local

@@ -3,6 +3,7 @@ package addr_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -254,5 +255,43 @@ func TestTrouble(t *testing.T) {
 	}
 	if fields, inPlace := (addr.Ops{}).Diff(owned[0], at("", "fd00:10::5/64", "eth0")); len(fields) == 0 || inPlace {
 		t.Errorf("diff %v, in place %v", fields, inPlace)
+	}
+}
+
+// Where somebody has switched IPv6 off, no address of it can be added: that shows before anything is written.
+func TestSwitchedOff(t *testing.T) {
+	h := kindtest.Root(t)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	off := func(wanted ...addr.Addr) (n int) {
+		t.Helper()
+		desired := resource.State{}
+		_, foreign, err := (addr.Ops{}).Observe(t.Context(), h, wanted)
+		if err == nil {
+			for _, w := range wanted {
+				desired[w.ID()] = w
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len((addr.Ops{}).Conflicts(desired, foreign))
+	}
+	v4, v6 := at("web", "10.0.0.1/32", "eth0"), at("web", "fd00:10::1/128", "eth0")
+	if n := off(v4, v6); n != 0 {
+		t.Errorf("%d conflicts while it is on", n)
+	}
+	if err := ns.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n := off(v4); n != 0 {
+		t.Errorf("%d conflicts with IPv4 alone", n)
+	}
+	if n := off(v4, v6); n != 1 {
+		t.Errorf("%d conflicts while it is off, want 1", n)
 	}
 }

@@ -17,6 +17,7 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 	}
 	wanted := map[netip.Addr]resource.ID{} // of pods: a local address of the root namespace hides them
 	local := map[key]resource.ID{}
+	first6 := map[string]resource.ID{} // by namespace; all pods' packets pass the root one
 	type podRange struct {
 		prefix netip.Prefix
 		id     resource.ID
@@ -30,6 +31,13 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 			if _, ok := wanted[ip]; !ok && !ip.IsLinkLocalUnicast() {
 				wanted[ip] = id
 			}
+			if ip.Is6() && !ip.IsLinkLocalUnicast() {
+				for _, netns := range []string{r.NetNS, ""} {
+					if _, ok := first6[netns]; !ok {
+						first6[netns] = id
+					}
+				}
+			}
 		case resource.PodPrefixer:
 			if p, ok := r.PodRange(); ok {
 				ranges = append(ranges, podRange{p, id})
@@ -39,6 +47,12 @@ func (Ops) Conflicts(desired resource.State, foreign []Addr) []resource.Conflict
 	var conflicts []resource.Conflict
 	for _, f := range foreign {
 		ip := f.Prefix.Addr()
+		if f.Trouble == disableIPv6 {
+			if id, ok := first6[f.NetNS]; ok {
+				conflicts = append(conflicts, f.off(id))
+			}
+			continue
+		}
 		id, ok := local[key{f.NetNS, ip}]
 		if ip.IsLinkLocalUnicast() {
 			// A link-local address belongs to its link: only the same link is a clash.
@@ -68,6 +82,23 @@ func (a Addr) conflict(desired resource.State, id resource.ID, what string) reso
 		Foreign: fmt.Sprintf("address %s dev %s", a.Prefix, a.Dev),
 		Owner:   a.owner(),
 		Fix:     fmt.Sprintf("%s: take it away (%s addr del %s dev %s), or give the pods another one", what, desired.IPCommand(a.NetNS, false), a.Prefix, a.Dev),
+	}
+}
+
+// disableIPv6 is the setting by which a new device has no IPv6.
+const disableIPv6 = "net.ipv6.conf.default.disable_ipv6"
+
+// off is the conflict with a namespace whose IPv6 is switched off, and in which id can't be added or reached.
+func (a Addr) off(id resource.ID) resource.Conflict {
+	where, all := "", "net.ipv6.conf.all.disable_ipv6=0"
+	if a.NetNS != "" {
+		where = " in pod " + a.NetNS
+	}
+	return resource.Conflict{
+		ID:      id,
+		Foreign: "setting " + disableIPv6 + " = 1" + where,
+		Owner:   resource.Unmarked,
+		Fix:     "switch IPv6 on" + where + " (sysctl -w " + all + "), or name no IPv6 podCIDR and address",
 	}
 }
 

@@ -31,7 +31,7 @@ func TestConflicts(t *testing.T) {
 		pods{netip.MustParsePrefix("10.0.0.0/24")}, pods{netip.MustParsePrefix("fd00:10::/64")},
 		at("web", "10.0.0.10/32", "eth0", 0), at("web", "fd00:10::a/128", "eth0", 0),
 		at("", "10.0.0.1/24", "plbr", 0), at("", "fe80::1/64", "plbr", 0),
-		at("db", "10.1.0.5/32", "eth1", 0),
+		at("db", "10.1.0.5/32", "eth1", 0), at("db", "fd00:10::5/128", "eth1", 0),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +57,10 @@ func TestConflicts(t *testing.T) {
 		{"a link-local address on another link", at("", "fe80::1/64", "eth0", 0), ""},
 		{"a link-local address on the same link", at("", "fe80::1/64", "plbr", 0),
 			"addr fe80::1/64 dev plbr | address fe80::1/64 dev plbr | not marked as plumb's"},
+		{"IPv6 is switched off", Addr{Trouble: disableIPv6},
+			"addr db/fd00:10::5/128 dev eth1 | setting net.ipv6.conf.default.disable_ipv6 = 1 | not marked as plumb's"},
+		{"IPv6 is switched off in an adopted namespace", Addr{NetNS: "web", Trouble: disableIPv6},
+			"addr web/fd00:10::a/128 dev eth0 | setting net.ipv6.conf.default.disable_ipv6 = 1 in pod web | not marked as plumb's"},
 		{"an address elsewhere", at("", "192.168.31.100/24", "eth0", 0), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -79,12 +79,7 @@ func note(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 		if err := rewrite(h, a, Clsact); err != nil || right {
 			return err
 		}
-		if f.live {
-			if err := catchUp(h, a.Program.Name); err != nil {
-				return err
-			}
-		}
-		return filter(h, ns, a, f.at)
+		return filter(h, ns, a, f)
 	}
 	if right {
 		return rewrite(h, a, noted(h.Cgroup, f.run))

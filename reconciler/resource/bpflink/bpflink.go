@@ -8,6 +8,8 @@
 package bpflink
 
 import (
+	"strings"
+
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -39,7 +41,8 @@ type Attachment struct {
 	Program resource.ID
 	// Link is the resource that makes the device; zero for somebody else's (an uplink) and the cgroup.
 	Link resource.ID
-	// Knows are the pods that the program must have been told of before it sees packets: it drops those of strangers.
+	// Knows is what has to be there before the program sees packets: the pods that it must have been told of, since it drops
+	// what strangers send, and the program that translates the answers.
 	Knows []resource.ID
 	From  string
 
@@ -65,9 +68,13 @@ func For(netns, dev, hook string) resource.ID {
 // ID implements resource.Resource.
 func (a Attachment) ID() resource.ID { return For(a.NetNS, a.Dev, a.Hook) }
 
-// After implements resource.Resource: the program, the device, and what the program has to know.
+// After implements resource.Resource: the program, the device, and what the program has to know. What leads sockets to
+// backends comes after what tells them who answers, and goes before it: no answer comes from a stranger.
 func (a Attachment) After() []resource.ID {
 	ids := append(a.DiesWith(), a.Knows...)
+	if a.Dev == "" && (strings.HasPrefix(a.Hook, "connect") || strings.HasPrefix(a.Hook, "sendmsg")) {
+		ids = append(ids, For("", "", "recvmsg4"), For("", "", "recvmsg6")) // a dual-stack socket may need either
+	}
 	if a.Program != (resource.ID{}) {
 		ids = append(ids, a.Program)
 	}
@@ -84,6 +91,9 @@ func (a Attachment) DiesWith() []resource.ID {
 
 // Recorded implements resource.Recorder: the file outlives the device.
 func (a Attachment) Recorded() bool { return true }
+
+// Means implements resource.Means.
+func (a Attachment) Means() bool { return true }
 
 // Device implements resource.Sitter.
 func (a Attachment) Device() resource.Device { return resource.Device{NetNS: a.NetNS, Name: a.Dev} }

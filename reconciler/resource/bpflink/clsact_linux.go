@@ -79,18 +79,23 @@ func (f *found) lookClsact(ns *host.NS, programs map[uint32]string) error {
 }
 
 // filter attaches a program, or puts it in the place of another of ours in one step.
-func filter(h *host.Host, ns *host.NS, a Attachment, index int) error {
+func filter(h *host.Host, ns *host.NS, a Attachment, f *found) error {
 	program, err := h.BPFProgram(a.Program.Name)
 	if err != nil {
 		return err
 	}
-	if err := qdisc(h, ns, a, index); err != nil {
+	if err := qdisc(h, ns, a, f.at); err != nil {
 		return err
+	}
+	if f.live {
+		if err := catchUp(h, a.Program.Name); err != nil {
+			return err
+		}
 	}
 	h.Wrote("attach %s to %s", a.Program.Name, a.ID())
 	defer runtime.KeepAlive(program) // a bare descriptor holds nothing, and the host may forget what it has opened
 	return ns.Handle().FilterReplace(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: parent(a.Hook), Handle: handle, Priority: priority,
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: f.at, Parent: parent(a.Hook), Handle: handle, Priority: priority,
 			Protocol: unix.ETH_P_ALL},
 		Fd: program.FD(), Name: namePrefix + a.Program.Name, DirectAction: true,
 	})

@@ -9,12 +9,18 @@ func (a Attachment) Restored(found *resource.Found) resource.Resource {
 		return nil
 	}
 	a.Fault = ""
+	answers := resource.ID{} // on which the program is that translates the answers to what this one translates
 	switch {
 	case a.Dev == "":
 	case a.NetNS != "":
 		a.Knows = []resource.ID{{Kind: "endpoint", NetNS: a.NetNS, Name: "pod"}}
+		answers = For(a.NetNS, a.Dev, Ingress)
 	default:
 		a.Knows = found.On(a.Device(), "endpoint")
+		answers = For("", a.Dev, Egress)
+	}
+	if _, ok := found.State[answers]; ok && answers != a.ID() {
+		a.Knows = append(a.Knows, answers)
 	}
 	return a
 }

@@ -78,6 +78,9 @@ func (m Map) After() []resource.ID { return nil }
 // DiesWith implements resource.Resource.
 func (m Map) DiesWith() []resource.ID { return nil }
 
+// Means implements resource.Means.
+func (m Map) Means() bool { return true }
+
 // Inherits implements resource.Heir.
 func (m Map) Inherits() string { return m.Base }
 

@@ -6,6 +6,7 @@ package bpfprog
 
 import (
 	"slices"
+	"strings"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/features"
@@ -20,7 +21,8 @@ const Kind resource.Kind = "bpfprog"
 type Program struct {
 	Object string // "socket", "packet": a file of package bpf
 	Base   string // "from_pod", as in the object
-	// Settings are the object's constants by name; nil for a program that takes none.
+	// Settings are the object's switches by name, 0 or 1; nil for a program that takes none. Of an observed program they
+	// are those that are on.
 	Settings map[string]uint32
 	Maps     []resource.ID // that it uses
 	Needs    []features.Feature
@@ -45,12 +47,41 @@ func Of(object, program string, settings map[string]uint32, maps []resource.ID, 
 	return p
 }
 
-// ID implements resource.Resource: "from_pod.0123456789ab".
+// ID implements resource.Resource: "connect4.0123456789ab", "from_pod.redirect+source_check.0123456789ab".
 func (p Program) ID() resource.ID {
 	if p.Observed != "" {
 		return resource.ID{Kind: Kind, Name: p.Observed}
 	}
-	return resource.ID{Kind: Kind, Name: p.Base + "." + bpf.Hash(p.Object, p.Base, p.Settings, names(p.Maps))}
+	name := p.Base
+	if on := p.on(); len(on) > 0 {
+		name += "." + strings.Join(on, "+")
+	}
+	return resource.ID{Kind: Kind, Name: name + "." + bpf.Hash(p.Object, p.Base, p.Settings, names(p.Maps))}
+}
+
+// on lists the settings that are on, in order.
+func (p Program) on() (names []string) {
+	for name, v := range p.Settings {
+		if v != 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// named is the program that a name of a pin tells of.
+func named(pin string) Program {
+	p := Program{Observed: pin}
+	parts := strings.Split(pin, ".")
+	p.Base = parts[0]
+	if len(parts) == 3 {
+		p.Settings = map[string]uint32{}
+		for _, name := range strings.Split(parts[1], "+") {
+			p.Settings[name] = 1
+		}
+	}
+	return p
 }
 
 func names(ids []resource.ID) []string {
@@ -66,6 +97,9 @@ func (p Program) After() []resource.ID { return slices.Clone(p.Maps) }
 
 // DiesWith implements resource.Resource.
 func (p Program) DiesWith() []resource.ID { return nil }
+
+// Means implements resource.Means.
+func (p Program) Means() bool { return true }
 
 // Requires implements resource.Resource.
 func (p Program) Requires() []features.Feature { return p.Needs }

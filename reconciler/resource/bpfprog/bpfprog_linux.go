@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -27,8 +26,8 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Program) (owned, fo
 		return nil, nil, err
 	}
 	for _, k := range pinned {
-		p := Program{Observed: k.Name, Fault: k.Fault}
-		p.Base, _, _ = strings.Cut(k.Name, ".")
+		p := named(k.Name)
+		p.Fault = k.Fault
 		for _, m := range k.Maps {
 			p.Maps = append(p.Maps, resource.ID{Kind: "bpfmap", Name: m})
 		}

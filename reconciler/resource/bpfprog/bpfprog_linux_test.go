@@ -180,3 +180,20 @@ func TestStrangePin(t *testing.T) {
 		t.Errorf("owned: %+v", owned)
 	}
 }
+
+// What a program was loaded with is told by its pin.
+func TestSettingsOfAPin(t *testing.T) {
+	h := kindtest.Root(t)
+	make2(t, h)
+	want := bpfprog.Of("forward", "from_pod", map[string]uint32{"source_check": 1, "redirect": 0}, sized(16), "")
+	if !strings.HasPrefix(want.ID().Name, "from_pod.source_check.") {
+		t.Errorf("it is %s", want.ID())
+	}
+	if err := ops.Create(t.Context(), h, want); err != nil {
+		t.Fatal(err)
+	}
+	owned := observe(t, h)
+	if len(owned) != 1 || owned[0].Base != "from_pod" || owned[0].Settings["source_check"] != 1 || owned[0].Settings["redirect"] != 0 {
+		t.Errorf("owned: %+v", owned)
+	}
+}

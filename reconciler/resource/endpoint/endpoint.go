@@ -65,6 +65,9 @@ func (e Endpoint) After() []resource.ID {
 // DiesWith implements resource.Resource: map entries outlive what they tell of.
 func (e Endpoint) DiesWith() []resource.ID { return nil }
 
+// Means implements resource.Means.
+func (e Endpoint) Means() bool { return true }
+
 // Requires implements resource.Resource.
 func (e Endpoint) Requires() []features.Feature { return nil }
 

@@ -90,7 +90,7 @@ func write(h *host.Host, from, to Endpoint) error {
 	}
 	var gone []string
 	for name := range from.entries() {
-		if _, ok := entries[name]; !ok {
+		if _, ok := entries[name]; !ok && !to.leaves(name) {
 			gone = append(gone, name)
 		}
 	}

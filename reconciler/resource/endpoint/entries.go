@@ -101,6 +101,12 @@ func order(names []string) []string {
 // names lists the names of entries in their order.
 func names(entries map[string]string) []string { return order(slices.Collect(maps.Keys(entries))) }
 
+// leaves reports whether an entry that isn't the endpoint's stays: where no map of namespaces is wanted, that of the
+// namespace goes with its map, when other programs do what those that ask for it do until then.
+func (e Endpoint) leaves(name string) bool {
+	return name == namespace && !slices.ContainsFunc(e.Maps, func(id resource.ID) bool { return strings.HasPrefix(id.Name, "namespaces.") })
+}
+
 // Ops implements reconciler.Ops for endpoints.
 type Ops struct{}
 
@@ -113,7 +119,7 @@ func (Ops) Diff(observed, desired Endpoint) (fields []resource.Field, inPlace bo
 	both := maps.Clone(was)
 	maps.Copy(both, is)
 	for _, name := range names(both) {
-		if was[name] != is[name] {
+		if was[name] != is[name] && (is[name] != "" || !desired.leaves(name)) {
 			fields = append(fields, resource.Field{Name: name, Before: was[name], After: is[name]})
 		}
 	}

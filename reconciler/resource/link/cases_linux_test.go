@@ -146,6 +146,34 @@ func TestDriftOfPair(t *testing.T) {
 	}
 }
 
+// A pod's device that somebody gave another name goes without being allowed to: the pod has lost it already.
+func TestRenamed(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	want := veth()
+	create(t, h, want)
+	pod := ns(t, h, "web")
+	l := find(t, pod, "eth0")
+	if err := pod.Handle().LinkSetDown(l); err != nil {
+		t.Fatal(err)
+	}
+	if err := pod.Handle().LinkSetName(l, "net0"); err != nil {
+		t.Fatal(err)
+	}
+	other := want
+	other.NetNS = "db"
+	for _, c := range []struct {
+		wanted link.Link
+		class  resource.Disruption
+	}{{want, resource.DisruptsNothing}, {other, resource.DisruptsPod}} {
+		owned, _ := observe(t, h, c.wanted)
+		is, ok := owned[link.For("web", "net0")]
+		if !ok || is.Disruption(resource.Delete, is) != c.class {
+			t.Errorf("with %s wanted, deleting %+v isn't %s", c.wanted.ID(), is, c.class)
+		}
+	}
+}
+
 // A bridge whose settings drift is mended, and keeps its MTU when ports of another MTU come.
 func TestDriftOfBridge(t *testing.T) {
 	h := kindtest.Root(t)

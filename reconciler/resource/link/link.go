@@ -41,6 +41,8 @@ type Link struct {
 
 	// Faults is what an observation found that is not as plumb makes it, such as "down"; "" in desired state.
 	Faults string
+	// Renamed says that an observed link is a desired one that somebody gave another name.
+	Renamed bool `json:",omitempty"`
 	// Owner is whose a foreign link is, in words; "" otherwise.
 	Owner string
 	// Node is the other plumb node that made a foreign link, if one did.
@@ -120,7 +122,7 @@ func (l Link) Disruption(action resource.Action, from resource.Resource) resourc
 	switch {
 	case action == resource.Create || action == resource.Update:
 		return resource.DisruptsNothing
-	case action == resource.Replace && ok && before.drifted(l):
+	case action == resource.Replace && ok && before.drifted(l), action == resource.Delete && l.Renamed:
 		return resource.DisruptsNothing
 	case l.NetNS == "":
 		return resource.DisruptsLink

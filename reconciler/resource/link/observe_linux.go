@@ -46,6 +46,7 @@ type observer struct {
 
 	names   map[resource.ID]bool   // of desired links
 	peers   map[string]resource.ID // desired links by the name of the root end
+	macs    map[string]resource.ID // desired links of pods
 	parents map[string]bool
 
 	ends           map[int]resource.ID // root ends that belong to a pair already, with its ID
@@ -55,7 +56,7 @@ type observer struct {
 
 func newObserver(h *host.Host, wanted []Link) (*observer, error) {
 	o := &observer{h: h, byIndex: map[int]*host.Link{}, names: map[resource.ID]bool{}, peers: map[string]resource.ID{},
-		parents: map[string]bool{}, ends: map[int]resource.ID{}, seen: map[resource.ID]bool{}}
+		macs: map[string]resource.ID{}, parents: map[string]bool{}, ends: map[int]resource.ID{}, seen: map[resource.ID]bool{}}
 	ns, err := h.NS("")
 	if err != nil {
 		return nil, err
@@ -68,6 +69,9 @@ func newObserver(h *host.Host, wanted []Link) (*observer, error) {
 	}
 	for _, w := range wanted {
 		o.names[w.ID()] = true
+		if w.NetNS != "" && w.MAC != "" && !w.Adopted { // which has the name that the files give
+			o.macs[w.MAC] = w.ID()
+		}
 		if w.Peer != nil {
 			o.peers[w.Peer.Name] = w.ID()
 		}
@@ -106,6 +110,8 @@ func (o *observer) pod(name string) error {
 			continue
 		}
 		found := o.describe(name, l, end)
+		id, ok := o.macs[found.MAC]
+		found.Renamed = ok && id.NetNS == name && id != found.ID()
 		if end != nil {
 			o.ends[end.Index] = found.ID()
 		}

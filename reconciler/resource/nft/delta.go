@@ -13,7 +13,7 @@ type delta struct {
 // that differ, only as much is read as is needed to know that others use the same chain or backend.
 func difference(from, to Table) delta {
 	a, b := from.Frontends, to.Frontends
-	equal := func(x, y resource.Frontend) bool { return idOf(x) == idOf(y) && same(x, y) }
+	equal := func(x, y resource.Frontend) bool { return x.Key() == y.Key() && same(x, y) }
 	for len(a) > 0 && len(b) > 0 && equal(a[0], b[0]) {
 		a, b = a[1:], b[1:]
 	}

@@ -75,15 +75,6 @@ func encode(t Table) (sets, map[string]chain) {
 	return s, chains
 }
 
-// frontendID is what tells frontends apart.
-type frontendID struct {
-	address  netip.Addr
-	port     uint16
-	protocol string
-}
-
-func idOf(f resource.Frontend) frontendID { return frontendID{f.Address, f.Port, f.Protocol} }
-
 // chainOf returns the chain by which a frontend picks; there is none where nobody gets anything new.
 func chainOf(f resource.Frontend) (c chain, ok bool) {
 	c = chain{family(f.Address), f.Algorithm, len(resource.Slots(f.Backends))}

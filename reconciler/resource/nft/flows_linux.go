@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,17 +17,17 @@ import (
 func drain(from, to Table) (drained Table, any bool) {
 	drained = to
 	drained.Frontends = slices.Clone(to.Frontends)
-	index := map[frontendID]int{}
+	index := map[resource.FrontendKey]int{}
 	for i, f := range to.Frontends {
 		if f.Protocol == "UDP" {
-			index[idOf(f)] = i
+			index[f.Key()] = i
 		}
 	}
 	for _, was := range from.Frontends {
 		if was.Protocol != "UDP" {
 			continue
 		}
-		i, ok := index[idOf(was)]
+		i, ok := index[was.Key()]
 		if !ok {
 			if len(was.Backends) == 0 {
 				continue
@@ -80,10 +79,10 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 // staleFlows are those that a change of the table leaves behind.
 func staleFlows(from, to Table) stale {
 	s := stale{}
-	before := map[frontendID][]netip.AddrPort{}
+	before := map[resource.FrontendKey][]netip.AddrPort{}
 	for _, f := range from.Frontends {
 		if f.Protocol == "UDP" {
-			before[idOf(f)] = backends(f)
+			before[f.Key()] = backends(f)
 			s[f.At()] = nil
 		}
 	}
@@ -91,7 +90,7 @@ func staleFlows(from, to Table) stale {
 		if f.Protocol != "UDP" {
 			continue
 		}
-		was, there := before[idOf(f)]
+		was, there := before[f.Key()]
 		key, is := f.At(), backends(f)
 		s[key] = is
 		if there && !slices.ContainsFunc(was, func(b netip.AddrPort) bool { return !slices.Contains(is, b) }) {
@@ -123,7 +122,7 @@ func (s stale) delete(h *host.Host) error {
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		_, err := c.ConntrackDeleteFilters(netlink.ConntrackTable, family, s)
 		switch {
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT):
+		case noConntrack(err):
 			h.Warn("this kernel has no ctnetlink: UDP clients of a backend that is gone wait until their flow times out")
 			return nil
 		case err != nil:

@@ -17,6 +17,7 @@
 //	dump_linux.go  elements read fast
 //	nft_linux.go   Ops; each write is one transaction
 //	flows_linux.go UDP flows that must not outlive their backend
+//	connections_linux.go what is under way to backends
 //
 // What it can't: Maglev; a round-robin of its own for each service (those with as many slots share a counter); an end to
 // affinity after a time (the client's address decides, and moves only when the slots change).
@@ -27,6 +28,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -50,6 +52,9 @@ type Table struct {
 	Damage string
 	// Owner says whose a foreign table is; observed only.
 	Owner string
+
+	// busy is set of an observed table with connections under way that is no longer wanted.
+	busy bool
 }
 
 // ID implements resource.Resource.
@@ -69,6 +74,28 @@ func (t Table) Requires() []features.Feature {
 // Origin implements resource.Resource.
 func (t Table) Origin() string { return t.From }
 
+// Carries implements resource.Carrier.
+func (t Table) Carries() iter.Seq[resource.FrontendKey] {
+	return func(yield func(resource.FrontendKey) bool) {
+		for _, f := range t.Frontends {
+			if !yield(f.Key()) {
+				return
+			}
+		}
+	}
+}
+
+// Disruption implements resource.Disrupter: without the table nobody translates the connections that it led to backends.
+func (t Table) Disruption(action resource.Action, _ resource.Resource) resource.Disruption {
+	switch {
+	case action != resource.Delete || len(t.Frontends) == 0:
+		return resource.DisruptsNothing
+	case t.busy:
+		return resource.DisruptsPod
+	}
+	return resource.DisruptsNewFlows
+}
+
 // Describe implements resource.Describer: "table inet plumb, 2 frontends, 5 backends".
 func (t Table) Describe() string {
 	backends := 0
@@ -81,9 +108,6 @@ func (t Table) Describe() string {
 // Ops implements reconciler.Ops for the table.
 type Ops struct{}
 
-// shownFields is how many frontends a plan shows one by one.
-const shownFields = 10
-
 // Diff lists the frontends that differ. All is done in place; a damaged table is made anew in one transaction.
 func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool) {
 	if observed.Damage != "" {
@@ -93,21 +117,16 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 		fields = append(fields, resource.Field{Name: "segments",
 			Before: strings.Join(observed.Segments, " "), After: strings.Join(desired.Segments, " ")})
 	}
-	before := make(map[frontendID]resource.Frontend, len(observed.Frontends))
+	before := make(map[resource.FrontendKey]resource.Frontend, len(observed.Frontends))
 	for _, f := range observed.Frontends {
-		before[idOf(f)] = f
+		before[f.Key()] = f
 	}
-	shown, more := 0, 0
 	differs := func(name, was, is string) {
-		if shown++; shown > shownFields {
-			more++
-			return
-		}
 		fields = append(fields, resource.Field{Name: name, Before: was, After: is})
 	}
 	for _, f := range desired.Frontends {
-		was, ok := before[idOf(f)]
-		delete(before, idOf(f))
+		was, ok := before[f.Key()]
+		delete(before, f.Key())
 		switch {
 		case !ok:
 			differs(f.Name(), "", text(f))
@@ -116,12 +135,9 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 		}
 	}
 	for _, f := range observed.Frontends {
-		if _, ok := before[idOf(f)]; ok {
+		if _, ok := before[f.Key()]; ok {
 			differs(f.Name(), text(f), "")
 		}
-	}
-	if more > 0 {
-		fields = append(fields, resource.Field{Name: fmt.Sprintf("%d more frontends", more), Before: "as they are", After: "as wanted"})
 	}
 	return fields, true
 }

@@ -33,29 +33,16 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 			return nil
 		}
 		t, err := observe()
+		if err == nil && len(wanted) == 0 && len(t.Frontends) > 0 {
+			t.busy, err = busy(t)
+		}
 		owned = []Table{t}
 		return err
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("observe table inet %s: %w", resource.NftTable, err)
 	}
-	return owned, foreign, warnOfEnds(h, owned, wanted)
-}
-
-// warnOfEnds says whose connections a change of the way of services ends: each way knows its own alone, and sockets know
-// theirs for good.
-func warnOfEnds(h *host.Host, owned, wanted []Table) error {
-	if len(owned) > 0 && len(owned[0].Frontends) > 0 && len(wanted) == 0 {
-		h.Warn("connections that nftables led to backends of services end with table inet %s", resource.NftTable)
-	}
-	if len(owned) > 0 || len(wanted) == 0 {
-		return nil
-	}
-	flows, err := h.BPFMaps("flows")
-	if len(flows) > 0 {
-		h.Warn("connections to services whose packets eBPF translates end when nftables takes over")
-	}
-	return err
+	return owned, foreign, nil
 }
 
 // observe reads our own table.

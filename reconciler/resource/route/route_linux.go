@@ -16,7 +16,7 @@ import (
 )
 
 // Observe implements reconciler.Ops. Foreign are the routes of others in the root namespace and in adopted ones, and in
-// pods' own those that somebody put in the place of a wanted one.
+// pods' own those that somebody put in the place of a wanted one. What is in a table that no rule leads to meets nothing.
 func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Route) (owned, foreign []Route, err error) {
 	all, err := h.Devices(ctx)
 	if err != nil {
@@ -33,12 +33,16 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Route) (owned, fo
 		if err != nil {
 			return nil, nil, err
 		}
+		read, err := tablesRead(devs.NS)
+		if err != nil {
+			return nil, nil, err
+		}
 		for _, k := range routes {
 			if k.Protocol != resource.Protocol {
 				if !interesting(k, devs) {
 					continue
 				}
-				if f := observed(name, devs, k); !devs.Own || places[f.ID()] {
+				if f := observed(name, devs, k); !devs.Own && read[k.Table] || places[f.ID()] {
 					foreign = append(foreign, f)
 				}
 				continue
@@ -54,6 +58,19 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Route) (owned, fo
 		}
 	}
 	return owned, foreign, nil
+}
+
+// tablesRead are the tables that rules of a namespace lead to.
+func tablesRead(ns *host.NS) (map[int]bool, error) {
+	rules, err := ns.Rules()
+	if err != nil {
+		return nil, err
+	}
+	read := map[int]bool{}
+	for _, r := range rules {
+		read[r.Table] = true
+	}
+	return read, nil
 }
 
 // interesting reports whether a foreign route can meet a desired one: unicast destinations, and not what the kernel keeps

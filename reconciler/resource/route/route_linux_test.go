@@ -239,7 +239,16 @@ func TestSilentConflicts(t *testing.T) {
 		}, "10.0.0.7 dev eth0 proto boot"},
 		{"longer prefix in a table of a rule", func(t *testing.T, h *host.Host) {
 			plant(t, h, netlink.Route{Dst: ipnet("fd00:10::7/128"), Table: 300, Protocol: unix.RTPROT_STATIC}, "eth0")
+			rule := netlink.NewRule()
+			rule.Family, rule.Table, rule.Priority = unix.AF_INET6, 300, 1000
+			if err := root(t, h).Handle().RuleAdd(rule); err != nil {
+				t.Fatal(err)
+			}
+			h.Forget()
 		}, "fd00:10::7 dev eth0 table 300 proto static metric 1024"},
+		{"longer prefix in a table of no rule", func(t *testing.T, h *host.Host) {
+			plant(t, h, netlink.Route{Dst: ipnet("fd00:10::7/128"), Table: 300, Protocol: unix.RTPROT_STATIC}, "eth0")
+		}, ""},
 		{"longer prefix, unreachable", func(t *testing.T, h *host.Host) {
 			plant(t, h, netlink.Route{Dst: ipnet("fd00:10::/96"), Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_STATIC}, "")
 		}, "unreachable fd00:10::/96 proto static metric 1024"},

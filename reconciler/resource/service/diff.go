@@ -95,7 +95,8 @@ func timeout(d time.Duration) string {
 	return d.String()
 }
 
-// Disruption implements resource.Disrupter: what only adds is noticed by nobody; anything else only by new flows.
+// Disruption implements resource.Disrupter: what only adds is noticed by nobody; anything else only by new flows, but for
+// packets that nobody translates any more.
 func (s Service) Disruption(action resource.Action, from resource.Resource) resource.Disruption {
 	switch action {
 	case resource.Create:
@@ -106,8 +107,11 @@ func (s Service) Disruption(action resource.Action, from resource.Resource) reso
 			return resource.DisruptsNothing
 		}
 	}
-	if s.Leftover != "" {
+	switch {
+	case s.Leftover != "":
 		return resource.DisruptsNothing
+	case s.busy && action == resource.Delete:
+		return resource.DisruptsPod
 	}
 	return resource.DisruptsNewFlows
 }

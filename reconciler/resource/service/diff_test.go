@@ -96,7 +96,7 @@ func TestEncode(t *testing.T) {
 			if slots, members := Room(c.s.Frontend); slots != len(e.slots) || members != len(e.members) {
 				t.Errorf("room for %d slots and %d members, want %d and %d", slots, members, len(e.slots), len(e.members))
 			}
-			f, broken := e.decode(nil)
+			f, broken := e.decode()
 			if broken != "" {
 				t.Error(broken)
 			}

@@ -7,34 +7,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"net/netip"
 	"slices"
 	"time"
 	"unsafe"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
-)
-
-// HashID is the id in the maps of a service, by its address, or of a backend: FNV-1a of address, port and protocol. Two of
-// a node's may not be the same.
-func HashID(addr netip.Addr, port uint16, protocol string) uint64 {
-	return hashID(bpf.AddressOf(addr), bpf.PortOf(port), number(protocols[:], protocol))
-}
-
-func hashID(addr bpf.Address, port bpf.Port, proto uint8) uint64 {
-	h := fnvStart
-	for _, b := range addr {
-		h = (h ^ uint64(b)) * fnvPrime
-	}
-	h = (h ^ uint64(port[0])) * fnvPrime
-	h = (h ^ uint64(port[1])) * fnvPrime
-	return (h ^ uint64(proto)) * fnvPrime
-}
-
-const (
-	fnvStart uint64 = 14695981039346656037
-	fnvPrime uint64 = 1099511628211
 )
 
 // word is a name of the configuration and its number in the maps.
@@ -92,6 +70,7 @@ type entries struct {
 	members  []member // ordered by backend
 	owns     bool     // MAGLEV: no other frontend has the same table
 	table    bool     // MAGLEV: it is what it should be
+	cutOff   bool     // MAGLEV: its element is behind the end of the map that takes over
 }
 
 // junk are keys whose padding isn't zero: no program asks for them, and without it they look like others.
@@ -102,52 +81,70 @@ type junk struct {
 
 // encode is what a frontend is in the maps. Which table it has, and where round-robin stands, is left out.
 func encode(f resource.Frontend) *entries {
-	e := &entries{there: true}
-	e.key = bpf.FrontendKey{Addr: bpf.AddressOf(f.Address), Port: bpf.PortOf(f.Port), Proto: number(protocols[:], f.Protocol)}
-	e.service = hashID(e.key.Addr, e.key.Port, e.key.Proto)
-	e.frontend = bpf.Frontend{
-		Service:   e.service,
-		Affinity:  uint32(f.Affinity / time.Second),
-		Algorithm: number(algorithms[:], f.Algorithm),
-	}
-	if f.Algorithm == resource.Maglev {
-		e.frontend.Size = uint32(f.TableSize)
-		e.frontend.Class = uint8(bpf.MaglevClass(f.TableSize))
-	}
-	order := pickable(f)
-	e.frontend.Slots = uint32(len(order))
-	e.slots = make([]slot, 0, max(len(order), len(f.Backends)))
-	add := func(i int) {
-		b := f.Backends[i]
-		v := bpf.Backend{Addr: bpf.AddressOf(b.Address), Port: bpf.PortOf(b.Port), Weight: uint16(min(b.Weight, math.MaxUint16)),
-			State: number(states[:], b.State)}
-		v.ID = hashID(v.Addr, v.Port, e.key.Proto)
-		e.slots = append(e.slots, slot{uint32(len(e.slots)), v})
-	}
-	for _, i := range order {
-		add(i)
-	}
-	for i, b := range f.Backends {
-		if !picked(b) {
-			add(i)
-		}
-	}
-	if e.frontend.Affinity > 0 {
-		e.members = membersOf(e.slots[:len(order)])
+	e := &entries{there: true, slots: make([]slot, 0, len(f.Backends))}
+	e.key, e.frontend = encodeFrontend(&f)
+	e.service = e.frontend.Service
+	e.frontend.Slots, e.slots = appendSlots(e.slots, &f, e.key.Proto)
+	if f.Affinity > 0 {
+		e.members = membersOf(e.slots[:e.frontend.Slots])
 	}
 	return e
 }
 
-func picked(b resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }
+// encodeFrontend leaves out how many slots it has.
+func encodeFrontend(f *resource.Frontend) (bpf.FrontendKey, bpf.Frontend) {
+	k := bpf.FrontendKey{Addr: bpf.AddressOf(f.Address), Port: bpf.PortOf(f.Port), Proto: number(protocols[:], f.Protocol)}
+	v := bpf.Frontend{
+		Service:   hashID(k.Addr, k.Port, k.Proto),
+		Affinity:  uint32(f.Affinity / time.Second),
+		Algorithm: number(algorithms[:], f.Algorithm),
+	}
+	if f.Algorithm == resource.Maglev {
+		v.Size = uint32(f.TableSize)
+		v.Class = uint8(bpf.MaglevClass(f.TableSize))
+	}
+	return k, v
+}
+
+// appendSlots appends the slots of a frontend, of which the first are those that new clients are given.
+func appendSlots(slots []slot, f *resource.Frontend, proto uint8) (pickable uint32, all []slot) {
+	start := len(slots)
+	add := func(b *resource.Backend) {
+		v := bpf.Backend{Addr: bpf.AddressOf(b.Address), Port: bpf.PortOf(b.Port), Weight: uint16(min(b.Weight, math.MaxUint16)),
+			State: number(states[:], b.State)}
+		v.ID = hashID(v.Addr, v.Port, proto)
+		slots = append(slots, slot{uint32(len(slots) - start), v})
+	}
+	if even(f) {
+		for i := range f.Backends {
+			if picked(&f.Backends[i]) {
+				add(&f.Backends[i])
+			}
+		}
+	} else {
+		for _, i := range resource.Slots(f.Backends) {
+			add(&f.Backends[i])
+		}
+	}
+	pickable = uint32(len(slots) - start)
+	for i := range f.Backends {
+		if !picked(&f.Backends[i]) {
+			add(&f.Backends[i])
+		}
+	}
+	return pickable, slots
+}
+
+func picked(b *resource.Backend) bool { return b.State == resource.Active && b.Weight > 0 }
 
 // even reports whether one slot is enough for every backend that new clients are given.
-func even(f resource.Frontend) bool {
+func even(f *resource.Frontend) bool {
 	if f.Algorithm == resource.Maglev {
 		return true // its table knows the weights
 	}
 	weight := 0
-	for _, b := range f.Backends {
-		if picked(b) {
+	for i := range f.Backends {
+		if b := &f.Backends[i]; picked(b) {
 			if weight > 0 && b.Weight != weight {
 				return false
 			}
@@ -157,32 +154,18 @@ func even(f resource.Frontend) bool {
 	return true
 }
 
-// pickable are the slots that new clients are given, as indexes of backends.
-func pickable(f resource.Frontend) []int {
-	if !even(f) {
-		return resource.Slots(f.Backends)
-	}
-	order := make([]int, 0, len(f.Backends))
-	for i, b := range f.Backends {
-		if picked(b) {
-			order = append(order, i)
-		}
-	}
-	return order
-}
-
 // Room is how many entries a frontend takes in maps "slots" and "members".
 func Room(f resource.Frontend) (slots, members int) {
 	n := 0
-	for _, b := range f.Backends {
-		if picked(b) {
+	for i := range f.Backends {
+		if picked(&f.Backends[i]) {
 			n++
 		}
 	}
 	if f.Affinity > 0 {
 		members = n
 	}
-	if even(f) {
+	if even(&f) {
 		return len(f.Backends), members
 	}
 	return len(resource.Slots(f.Backends)) + len(f.Backends) - n, members
@@ -201,8 +184,8 @@ func membersOf(slots []slot) []member {
 }
 
 // decode is the frontend that entries stand for; broken says in what they differ from what encode makes of it, "" if in
-// nothing. What it appends to backends are those of the frontend.
-func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, broken string) {
+// nothing.
+func (e *entries) decode() (f resource.Frontend, broken string) {
 	f = resource.Frontend{
 		Address: e.key.Addr.Addr(), Port: e.key.Port.Number(), Protocol: name(protocols[:], e.key.Proto),
 		Algorithm: name(algorithms[:], e.frontend.Algorithm),
@@ -211,13 +194,12 @@ func (e *entries) decode(backends []resource.Backend) (f resource.Frontend, brok
 	if e.frontend.Algorithm == bpf.Maglev {
 		f.TableSize = int(e.frontend.Size)
 	}
-	start := len(backends)
+	f.Backends = make([]resource.Backend, 0, len(e.slots))
 	for _, s := range e.slots {
 		b := s.backend
-		backends = append(backends, resource.Backend{Address: b.Addr.Addr(), Port: b.Port.Number(), Weight: int(b.Weight),
+		f.Backends = append(f.Backends, resource.Backend{Address: b.Addr.Addr(), Port: b.Port.Number(), Weight: int(b.Weight),
 			State: name(states[:], b.State)})
 	}
-	f.Backends = backends[start:len(backends):len(backends)]
 	if !slices.IsSortedFunc(f.Backends, resource.Backend.Compare) {
 		slices.SortStableFunc(f.Backends, resource.Backend.Compare)
 	}

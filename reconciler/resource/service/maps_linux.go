@@ -110,11 +110,8 @@ type tables struct {
 	used   [len(bpf.MaglevClasses)]map[uint32]bool
 	lowest [len(bpf.MaglevClasses)]uint32 // none below is free
 
-	// What was observed, and what is to stay of it, until it is looked for elements of services that are about to go.
-	observed []entries
-	wanted   []Service
-	doomed   [len(bpf.MaglevClasses)][]uint32
-	robbed   map[place]bool // taken from such a service; false when it was given back since
+	doomed [len(bpf.MaglevClasses)][]uint32 // elements of services that are about to go
+	robbed map[place]bool                   // taken from such a service; false when it was given back since
 }
 
 // place is an element of an array.
@@ -134,18 +131,30 @@ func (m *maps) tables() *tables {
 	}).(*tables)
 }
 
-// learn notes the elements that the frontends refer to. An element that two refer to is the first one's.
-func (t *tables) learn(all []entries, wanted []Service) {
+// learn notes the elements that entries with tables refer to. An element that two refer to is the first one's. Those of
+// services that don't stay may be taken before they go.
+func (t *tables) learn(all []*entries, stays func(service uint64) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forget()
-	t.observed, t.wanted = all, wanted
-	for i := range all {
-		e := &all[i]
-		if c := int(e.frontend.Class); e.hasTable() && c < len(t.used) {
-			e.owns = !t.used[c][e.frontend.Table]
-			t.used[c][e.frontend.Table] = true
+	for _, e := range all {
+		c, element := e.frontend.Class, e.frontend.Table
+		if int(c) >= len(t.used) {
+			continue
 		}
+		if e.owns = !t.used[c][element]; e.owns && !stays(e.service) {
+			t.doomed[c] = append(t.doomed[c], element)
+		}
+		t.used[c][element] = true
+	}
+}
+
+// keepAll lets nothing be taken from services that were about to go: they may have stayed.
+func (t *tables) keepAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.doomed {
+		t.doomed[i] = nil
 	}
 }
 
@@ -161,7 +170,6 @@ func (t *tables) forget() {
 	t.known = true
 	t.taken = 0 // whoever took one and never was done is dead: nothing is written while it is observed
 	t.robbed = map[place]bool{}
-	t.observed, t.wanted = nil, nil
 	for i := range t.used {
 		t.doomed[i] = nil
 		t.used[i] = map[uint32]bool{}
@@ -172,19 +180,6 @@ func (t *tables) forget() {
 // rob takes an element from a service that nobody wants any more: deletes come last in an apply. Until then its clients
 // find backends of its own by somebody else's table.
 func (t *tables) rob(class uint8, limit uint32) (element uint32, ok bool) {
-	if len(t.observed) > 0 {
-		stays := make(map[uint64]bool, len(t.wanted))
-		for i := range t.wanted {
-			w := &t.wanted[i]
-			stays[HashID(w.Address, w.Port, w.Protocol)] = true
-		}
-		for i := range t.observed {
-			if e := &t.observed[i]; e.owns && !stays[e.service] {
-				t.doomed[e.frontend.Class] = append(t.doomed[e.frontend.Class], e.frontend.Table)
-			}
-		}
-		t.observed, t.wanted = nil, nil
-	}
 	for i, element := range t.doomed[class] {
 		if _, gone := t.robbed[place{class, element}]; element < limit && !gone {
 			t.doomed[class] = t.doomed[class][i+1:]

@@ -138,7 +138,7 @@ func TestTwoMaps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all, err := m.dump(nil)
+		all, err := m.look(nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,11 +151,11 @@ func TestTwoMaps(t *testing.T) {
 		if got := last(m.slots).Name; got == bpf.MapName("slots", 1, entries*sizes["slots"]) {
 			t.Fatalf("the other map is %s", got)
 		}
-		others, err := m.dump(nil)
+		others, err := m.look(nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(all.services, others.services, cmp.AllowUnexported(entriesOf()...)); d != "" {
+		if d := cmp.Diff(all.others, others.others, cmp.AllowUnexported(entriesOf()...)); d != "" {
 			t.Errorf("the maps differ:\n%s", d)
 		}
 		if err := apply(h, nil, asTheyCome); err != nil {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,42 +18,67 @@ import (
 
 // Observe implements reconciler.Ops. All services in the maps are ours. Entries that are no service's are resources of
 // their own, but for those of a wanted service: they are its beginning.
-func (Ops) Observe(_ context.Context, h *host.Host, wanted []Service) (owned, foreign []Service, err error) {
-	m, err := open(h, named(wanted))
+func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Service) (owned, foreign []Service, err error) {
+	all := make([]resource.Resource, len(wanted))
+	for i := range wanted {
+		all[i] = wanted[i]
+	}
+	m, err := Ops{}.Match(ctx, h, all)
 	if err != nil {
 		return nil, nil, err
+	}
+	for i := range wanted {
+		if _, other := slices.BinarySearch(m.Others, i); !other {
+			m.Owned = append(m.Owned, m.As(wanted[i]))
+		}
+	}
+	return m.Owned, nil, nil
+}
+
+// Match implements reconciler.Matcher.
+func (Ops) Match(_ context.Context, h *host.Host, wanted []resource.Resource) (matched resource.Matched[Service], err error) {
+	names, backends := named(wanted)
+	m, err := open(h, names)
+	if err != nil {
+		return matched, err
 	}
 	if m.none() {
 		m.tables().unknown()
-		return nil, nil, nil
+		for i := range wanted {
+			matched.Others = append(matched.Others, i)
+		}
+		return matched, nil
 	}
-	all, err := m.dump(wanted)
+	v, err := m.look(wanted, backends)
+	if err == nil {
+		err = m.checkTables(v)
+	}
 	if err != nil {
-		return nil, nil, err
+		return matched, err
 	}
 	ids := m.ids()
-	if owned, err = m.services(all, ids, wanted); err != nil {
-		return nil, nil, err
+	matched.Others, matched.Owned = v.differing(wanted, ids)
+	matched.As = func(w Service) Service {
+		i := v.at(ID(w.Frontend))
+		e := v.tabled[i]
+		if e == nil {
+			e = v.entries(i)
+		}
+		return Service{Frontend: w.Frontend, Maps: ids, held: e}
 	}
-	adopt(owned, wanted)
-	if len(all.junk.frontends)+len(all.junk.slots) > 0 {
-		owned = append(owned, Service{Leftover: "entries that nothing reads", Maps: ids, junk: &all.junk})
+	if len(wanted) == 0 {
+		err = m.markBusy(matched.Owned)
 	}
-	stale, err := m.stale(all)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(stale) > 0 {
-		owned = append(owned, Service{Leftover: "UDP flows to removed backends", Maps: ids, stale: stale})
-	}
-	return owned, nil, nil
+	return matched, err
 }
 
-// named are the maps that the wanted services are to be in; not every service names all.
-func named(wanted []Service) (names []resource.ID) {
+// named are the maps that the wanted services are to be in; not every service names all. It counts their backends, too.
+func named(wanted []resource.Resource) (names []resource.ID, backends int) {
 	var last []resource.ID
-	for i := range wanted {
-		ids := wanted[i].Maps
+	for _, r := range wanted {
+		s := r.(Service)
+		backends += len(s.Backends)
+		ids := s.Maps
 		if len(ids) == 0 || len(ids) == len(last) && &ids[0] == &last[0] {
 			continue // most services share one list
 		}
@@ -63,85 +89,68 @@ func named(wanted []Service) (names []resource.ID) {
 		}
 		last = ids
 	}
-	return names
+	return names, backends
 }
 
-// dumped are the entries of all services.
-type dumped struct {
-	services []entries
-	index    map[uint64]int32 // by id
-	junk     junk
-}
+// batches are for reading slots.
+var batches = sync.Pool{New: func() any { return bpf.NewBatch[bpf.SlotKey, bpf.Backend](0) }}
 
-// of is the place of a service; one that has no frontend gets one.
-func (d *dumped) of(service uint64) int32 {
-	i, ok := d.index[service]
-	if !ok {
-		i = int32(len(d.services))
-		d.index[service] = i
-		d.services = append(d.services, entries{service: service, key: bpf.FrontendKey{}})
-	}
-	return i
-}
-
-// dump reads the maps at the same time, then sorts the entries out by service.
-func (m *maps) dump(wanted []Service) (*dumped, error) {
-	backends := 0 // about as many will be there
-	for i := range wanted {
-		backends += len(wanted[i].Backends)
-	}
+// look reads the maps and compares what is there with what is wanted. The kernel takes most of the time, and most of it
+// for the slots: they are read meanwhile.
+func (m *maps) look(wanted []resource.Resource, backends int) (*view, error) {
+	type slotBatch = bpf.Batch[bpf.SlotKey, bpf.Backend]
 	var (
-		g         errgroup.Group
-		frontends = make([]entries, 0, len(wanted))
-		slots     = bag[slot]{make([]uint64, 0, backends), make([]slot, 0, backends)}
-		members   bag[member]
-		odd       junk
+		g          errgroup.Group
+		slots      = make(chan *slotBatch, 32)
+		remembered = map[pair]bool{}
 	)
 	g.Go(func() error {
-		err := each(m.frontends, func(k bpf.FrontendKey, v bpf.Frontend) {
-			if k.Pad != 0 {
-				odd.frontends = append(odd.frontends, k)
-				return
-			}
-			id := hashID(k.Addr, k.Port, k.Proto)
-			frontends = append(frontends, entries{service: id, key: k, there: true, frontend: v})
-		})
-		return wrap(err, "frontends")
+		defer close(slots)
+		if len(m.slots) == 0 {
+			return nil
+		}
+		fresh := func() *slotBatch { return batches.Get().(*slotBatch) }
+		return wrap(bpf.Batches(last(m.slots).Map, fresh, func(b *slotBatch) { slots <- b }), "slots")
 	})
 	g.Go(func() error {
-		err := each(m.slots, func(k bpf.SlotKey, v bpf.Backend) {
-			if k.Pad != 0 {
-				odd.slots = append(odd.slots, k)
-				return
+		return m.remembered(func(p pair, _ uint64) bool {
+			remembered[p] = true
+			return false
+		})
+	})
+	v := &view{expected: expect(wanted, backends), isWhole: make([]bool, len(wanted)), tabled: map[int]*entries{}, others: map[uint64]*entries{}}
+	errFrontends := each(m.frontends, func(k bpf.FrontendKey, f bpf.Frontend) {
+		switch {
+		case k.Pad != 0:
+			v.junk.frontends = append(v.junk.frontends, k)
+		case !v.sawFrontend(&k, &f):
+			v.addFrontend(k, f)
+		}
+	})
+	errMembers := each(m.members, func(k bpf.MemberKey, slot uint32) {
+		if !v.sawMember(&k, slot) {
+			e := v.other(k.Service)
+			e.members = append(e.members, member{k.Backend, slot})
+		}
+	})
+	for b := range slots {
+		for i := range b.N {
+			switch k := &b.Keys[i]; {
+			case k.Pad != 0:
+				v.junk.slots = append(v.junk.slots, *k)
+			case !v.sawSlot(k, &b.Values[i]):
+				e := v.other(k.Service)
+				e.slots = append(e.slots, slot{k.Slot, b.Values[i]})
 			}
-			slots.add(k.Service, slot{k.Slot, v})
-		})
-		return wrap(err, "slots")
-	})
-	g.Go(func() error {
-		err := each(m.members, func(k bpf.MemberKey, v uint32) {
-			members.add(k.Service, member{k.Backend, v})
-		})
-		return wrap(err, "members")
-	})
-	if err := g.Wait(); err != nil {
+		}
+		batches.Put(b)
+	}
+	if err := cmp.Or(g.Wait(), wrap(errFrontends, "frontends"), wrap(errMembers, "members")); err != nil {
 		return nil, err
 	}
-	d := &dumped{services: frontends, index: make(map[uint64]int32, len(frontends)), junk: odd}
-	for i := range frontends {
-		d.index[frontends[i].service] = int32(i)
-	}
-	sorted, ends := slots.sort(d, compareSlots)
-	for i := range ends[1:] {
-		d.services[i].slots = sorted[ends[i]:ends[i+1]:ends[i+1]]
-	}
-	if len(members.items) > 0 {
-		sorted, ends := members.sort(d, compareMembers)
-		for i := range ends[1:] {
-			d.services[i].members = sorted[ends[i]:ends[i+1]:ends[i+1]]
-		}
-	}
-	return d, nil
+	v.sort()
+	v.compare(remembered)
+	return v, nil
 }
 
 func wrap(err error, m string) error {
@@ -151,84 +160,49 @@ func wrap(err error, m string) error {
 	return nil
 }
 
-// bag holds entries of one map with the service of each.
-type bag[T any] struct {
-	services []uint64
-	items    []T
-}
-
-func (b *bag[T]) add(service uint64, item T) {
-	b.services = append(b.services, service)
-	b.items = append(b.items, item)
-}
-
-// sort puts the items of each service together, in their order: those of the i-th are between ends i and i+1.
-func (b *bag[T]) sort(d *dumped, compare func(a, b T) int) (sorted []T, ends []int32) {
-	owner := make([]int32, len(b.services))
-	for i, s := range b.services {
-		owner[i] = d.of(s)
-	}
-	ends = make([]int32, len(d.services)+1)
-	for _, o := range owner {
-		ends[o+1]++
-	}
-	for i := range d.services {
-		ends[i+1] += ends[i]
-	}
-	sorted = make([]T, len(b.items))
-	next := slices.Clone(ends)
-	for i, o := range owner {
-		sorted[next[o]] = b.items[i]
-		next[o]++
-	}
-	for i := range d.services {
-		if part := sorted[ends[i]:ends[i+1]]; len(part) > 1 {
-			slices.SortFunc(part, compare)
+// checkTables learns which elements hold Maglev tables, and looks at them on every processor.
+func (m *maps) checkTables(v *view) error {
+	var all []*entries
+	for i, f := range v.frontends {
+		if v.isWhole[i] && f.Algorithm == bpf.Maglev && f.Slots > 0 {
+			e := v.entries(i)
+			v.tabled[i], all = e, append(all, e)
 		}
 	}
-	return sorted, ends
-}
-
-// services decodes all that was dumped, on every processor, and learns which elements hold tables.
-func (m *maps) services(d *dumped, ids []resource.ID, wanted []Service) ([]Service, error) {
-	m.tables().learn(d.services, wanted)
-	owned := make([]Service, len(d.services))
+	whole := len(all)
+	for e := range v.found() {
+		if e.hasTable() {
+			all = append(all, e)
+		}
+	}
+	m.tables().learn(all, func(service uint64) bool { return v.at(service) >= 0 })
 	room := m.room()
 	var g errgroup.Group
-	part := max(256, (len(owned)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
-	for start := 0; start < len(owned); start += part {
-		end := min(start+part, len(owned))
-		g.Go(func() error {
-			n := 0
-			for i := start; i < end; i++ {
-				n += len(d.services[i].slots)
-			}
-			backends := make([]resource.Backend, 0, n)
+	part := max(256, (len(all)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for part := range slices.Chunk(all, part) {
+		g.Go(func() (err error) {
 			var element []byte
-			for i := start; i < end; i++ {
-				e := &d.services[i]
+			for _, e := range part {
 				if e.owns {
-					var err error
 					if element, err = m.readTable(e, element); err != nil {
 						return err
 					}
 				}
-				s := &owned[i]
-				s.Maps, s.held = ids, e
-				if !e.there {
-					s.Leftover, s.Broken = fmt.Sprintf("%016x without a frontend", e.service), "no frontend"
-					continue
-				}
-				s.Frontend, s.Broken = e.decode(backends)
-				if e.table && e.frontend.Table >= room[e.frontend.Class] {
-					e.table, s.Broken = false, "Maglev table is behind the end of a smaller map" // which takes over
-				}
-				backends = backends[:len(backends)+len(s.Backends)]
+				e.cutOff = e.table && e.frontend.Table >= room[e.frontend.Class]
 			}
 			return nil
 		})
 	}
-	return owned, g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, e := range all[:whole] {
+		if !e.table || e.cutOff {
+			v.isWhole[v.at(e.service)] = false
+			v.others[e.service] = e
+		}
+	}
+	return nil
 }
 
 // readTable looks at the table that a frontend refers to.
@@ -261,49 +235,4 @@ func (m *maps) room() (most [len(bpf.MaglevClasses)]uint32) {
 		}
 	}
 	return most
-}
-
-// adopt gives what has no frontend to the wanted service that it is the beginning or the end of.
-func adopt(owned, wanted []Service) {
-	byID := map[uint64]*Service{}
-	for i, s := range owned {
-		if s.Leftover != "" {
-			byID[s.held.service] = &owned[i]
-		}
-	}
-	if len(byID) == 0 {
-		return
-	}
-	for _, w := range wanted {
-		if s := byID[HashID(w.Address, w.Port, w.Protocol)]; s != nil {
-			s.Leftover = ""
-			s.Address, s.Port, s.Protocol = w.Address, w.Port, w.Protocol
-		}
-	}
-}
-
-// stale finds what the data path remembers of UDP backends that are gone: whoever removed them was killed before it had
-// made the data path forget.
-func (m *maps) stale(d *dumped) ([]pair, error) {
-	found := map[pair]bool{}
-	known := func(p pair) bool {
-		i, ok := d.index[p.service]
-		return ok && d.services[i].there && slices.ContainsFunc(d.services[i].slots, func(s slot) bool { return s.backend.ID == p.backend })
-	}
-	err := m.remembered(func(p pair, _ uint64) bool {
-		if _, seen := found[p]; !seen {
-			found[p] = !known(p)
-		}
-		return false
-	})
-	var stale []pair
-	for p, gone := range found {
-		if gone {
-			stale = append(stale, p)
-		}
-	}
-	slices.SortFunc(stale, func(a, b pair) int {
-		return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.backend, b.backend))
-	})
-	return stale, err
 }

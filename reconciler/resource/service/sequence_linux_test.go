@@ -269,7 +269,7 @@ func TestEveryMoment(t *testing.T) {
 		may, stay := map[uint64]bool{}, map[uint64]bool{}
 		for i, bs := range [][]resource.Backend{from.Backends, to.Backends} {
 			for _, b := range bs {
-				if id := HashID(b.Address, b.Port, from.Protocol); picked(b) {
+				if id := HashID(b.Address, b.Port, from.Protocol); picked(&b) {
 					stay[id] = i == 1 && may[id]
 					may[id] = true
 				}

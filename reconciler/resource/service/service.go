@@ -1,10 +1,14 @@
 // Package service is the kind of services in eBPF maps: one frontend with its backends.
 //
 //	maglev.go           the lookup tables of Maglev
+//	ids.go              the ids of services and backends
 //	entries.go          a frontend as the entries of the maps, and back
 //	diff.go             what differs, in words, and whom it hurts
 //	order.go            in which order slots can be written
+//	expected.go         what should be in the maps, to be compared with all that is
 //	observe_linux.go    all services from a dump of the maps
+//	view.go             what that found
+//	read_linux.go       one service
 //	service_linux.go    the operations, and single entries
 //	change_linux.go     writing the entries that differ, in an order that no client notices
 //	maps_linux.go       the open maps, and which elements of the arrays of Maglev tables are free
@@ -21,6 +25,8 @@
 package service
 
 import (
+	"iter"
+
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -38,9 +44,12 @@ type Service struct {
 	Broken string `json:",omitempty"`
 	// Leftover names observed entries that are no service's.
 	Leftover string `json:",omitempty"`
-	held     *entries
-	stale    []pair
-	junk     *junk
+	// busy is set of an observed service whose packets are translated for somebody just now, when no service is wanted in
+	// the maps any more.
+	busy  bool
+	held  *entries
+	stale []pair
+	junk  *junk
 }
 
 // pair is one backend of one service, by their ids; backend 0 is all of them.
@@ -62,6 +71,14 @@ func (s Service) After() []resource.ID { return s.Maps }
 
 // DiesWith implements resource.Resource.
 func (s Service) DiesWith() []resource.ID { return nil }
+
+// Carries implements resource.Carrier.
+func (s Service) Carries() iter.Seq[resource.FrontendKey] {
+	return func(yield func(resource.FrontendKey) bool) { yield(s.Key()) }
+}
+
+// Means implements resource.Means: leftovers are nobody's service.
+func (s Service) Means() bool { return s.Leftover != "" }
 
 // Requires implements resource.Resource.
 func (s Service) Requires() []features.Feature { return nil }

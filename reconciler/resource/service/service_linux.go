@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -39,7 +38,7 @@ func (Ops) Update(_ context.Context, h *host.Host, from, to Service) error {
 	}
 	old := from.held
 	if err == nil && old == nil {
-		old, err = m.read(to)
+		old, err = m.read(encode(to.Frontend))
 	}
 	if err == nil {
 		err = m.change(to.ID(), old, encode(to.Frontend))
@@ -68,7 +67,7 @@ func (Ops) Delete(_ context.Context, h *host.Host, s Service) error {
 	} else {
 		old := s.held
 		if old == nil {
-			old, err = m.read(s)
+			old, err = m.read(encode(s.Frontend))
 		}
 		if err == nil {
 			err = m.change(s.ID(), old, &entries{service: old.service, key: old.key})
@@ -86,46 +85,6 @@ func (m *maps) need() error {
 		return fmt.Errorf("there is no BPF map frontends in %s", m.h.BPFPath(host.BPFMapFolder))
 	}
 	return nil
-}
-
-// read looks for the entries of a service that wasn't observed.
-func (m *maps) read(s Service) (*entries, error) {
-	want := encode(s.Frontend)
-	e := &entries{service: want.service, key: want.key}
-	err := lookup(m.frontends, unsafe.Pointer(&e.key), unsafe.Pointer(&e.frontend))
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, wrap(err, "frontends")
-	}
-	e.there = err == nil
-	e.owns = e.hasTable()
-	if !e.there {
-		e.frontend = bpf.Frontend{}
-	}
-	for n := range uint32(1 << 20) {
-		k := &bpf.SlotKey{Service: e.service, Slot: n}
-		v := &bpf.Backend{}
-		err := lookup(m.slots, unsafe.Pointer(k), unsafe.Pointer(v))
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			break
-		}
-		if err != nil {
-			return nil, wrap(err, "slots")
-		}
-		e.slots = append(e.slots, slot{n, *v})
-	}
-	for _, b := range membersOf(e.slots) {
-		k := &bpf.MemberKey{Service: e.service, Backend: b.backend}
-		var v uint32
-		err := lookup(m.members, unsafe.Pointer(k), unsafe.Pointer(&v))
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, wrap(err, "members")
-		}
-		e.members = append(e.members, member{b.backend, v})
-	}
-	return e, nil
 }
 
 // put writes one entry into all maps of a name; the observed one is the last, and has to have room for it. Where another

@@ -71,7 +71,7 @@ func remembered(t *testing.T, h *host.Host) map[string]int {
 // UDP flows to a backend that goes are forgotten, of that service and backend alone; those of TCP stay.
 func TestForget(t *testing.T) {
 	a, b := backend("10.0.0.1:53", 1, resource.Active), backend("10.0.0.2:53", 1, resource.Active)
-	leaving := backend("10.0.0.2:53", 0, resource.Terminating)
+	leaving, heavy := backend("10.0.0.2:53", 0, resource.Terminating), backend("10.0.0.2:53", 3, resource.Active)
 	udp := func(bs ...resource.Backend) Service {
 		return frontend("10.96.0.1:53", "UDP", resource.Random, bs...).sticky(time.Minute)
 	}
@@ -83,6 +83,7 @@ func TestForget(t *testing.T) {
 	}{
 		"nothing":          {[]Service{udp(a, b), tcp(a, b), other}, map[string]int{"flows": 12, "sock_forward": 6, "sock_reverse": 6, "affinities": 1}},
 		"drained":          {[]Service{udp(a, leaving), tcp(a), other}, map[string]int{"flows": 12, "sock_forward": 6, "sock_reverse": 6, "affinities": 1}},
+		"heavier":          {[]Service{udp(a, heavy), tcp(a, heavy), other}, map[string]int{"flows": 12, "sock_forward": 6, "sock_reverse": 6, "affinities": 1}},
 		"removed":          {[]Service{udp(a), tcp(a), other}, map[string]int{"flows": 10, "sock_forward": 5, "sock_reverse": 5, "affinities": 1}},
 		"service removed":  {[]Service{tcp(a), other}, map[string]int{"flows": 8, "sock_forward": 4, "sock_reverse": 4}},
 		"affinity removed": {[]Service{udp(a, b).sticky(0), tcp(a), other}, map[string]int{"flows": 12, "sock_forward": 6, "sock_reverse": 6}},

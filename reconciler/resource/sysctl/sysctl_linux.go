@@ -21,15 +21,15 @@ const procSys = "/proc/sys"
 
 // Observe implements reconciler.Ops. It reads the settings that are wanted and those that have a record, nothing else. A
 // wanted setting counts as ours whether we changed it or not: it exists anyway, and what matters is its value. Nothing is
-// foreign.
+// foreign. A wanted setting that there can't be is an error.
 func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Sysctl) (owned, foreign []Sysctl, err error) {
 	keys, err := recorded(h)
 	if err != nil {
 		return nil, nil, err
 	}
-	isWanted := make(map[resource.ID]bool, len(wanted))
+	byID := make(map[resource.ID]Sysctl, len(wanted))
 	for _, w := range wanted {
-		isWanted[w.ID()] = true
+		byID[w.ID()] = w
 		if !slices.Contains(keys[w.NetNS], w.Key) {
 			keys[w.NetNS] = append(keys[w.NetNS], w.Key)
 		}
@@ -39,14 +39,17 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Sysctl) (owned, f
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	found := make([][]Sysctl, len(names))
 	// What is wanted and isn't there will be created; what is left is a record whose setting went with its namespace or
 	// device.
-	missing := func(s Sysctl, list *[]Sysctl) {
-		if !isWanted[s.ID()] {
-			*list = append(*list, s)
+	found, create := make([][]Sysctl, len(names)), make([][]Sysctl, len(names))
+	missing := func(s Sysctl, i int) {
+		if w, ok := byID[s.ID()]; ok {
+			create[i] = append(create[i], w)
+		} else {
+			found[i] = append(found[i], s)
 		}
 	}
+	absent := make([]bool, len(names)) // namespaces
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, name := range names {
@@ -56,8 +59,9 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Sysctl) (owned, f
 			}
 			ns, err := h.NS(name)
 			if errors.Is(err, fs.ErrNotExist) {
+				absent[i] = true
 				for _, k := range keys[name] {
-					missing(Sysctl{NetNS: name, Key: k}, &found[i])
+					missing(Sysctl{NetNS: name, Key: k}, i)
 				}
 				return nil
 			}
@@ -69,7 +73,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Sysctl) (owned, f
 					s := Sysctl{NetNS: name, Key: k}
 					s.Value, err = read(k)
 					if errors.Is(err, fs.ErrNotExist) {
-						missing(s, &found[i])
+						missing(s, i)
 						continue
 					}
 					if err != nil {
@@ -77,15 +81,22 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Sysctl) (owned, f
 					}
 					found[i] = append(found[i], s)
 				}
-				return nil
+				return known(create[i])
 			})
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, nil, err
 	}
-	for _, f := range found {
+	var fresh []Sysctl
+	for i, f := range found {
 		owned = append(owned, f...)
+		if absent[i] {
+			fresh = append(fresh, create[i]...)
+		}
+	}
+	if err := knownInNew(fresh); err != nil {
+		return nil, nil, err
 	}
 	for i, s := range owned {
 		if s.NetNS == "" && s.Key == "net.ipv6.conf.all.forwarding" && !on(s.Value) {

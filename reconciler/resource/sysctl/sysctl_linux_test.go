@@ -338,3 +338,34 @@ func TestSevers(t *testing.T) {
 		t.Errorf("with accept_ra 2 already: %s", c)
 	}
 }
+
+// A setting that the kernel doesn't have is found before anything is written, also of pods and devices that aren't there.
+func TestUnknown(t *testing.T) {
+	h := kindtest.Root(t)
+	const from = "pods.web.sysctls.x"
+	for _, c := range []struct {
+		netns, key string
+		known      bool
+	}{
+		{"", "net.ipv4.ip_forward", true},
+		{"", "net.ipv4.no_such_thing", false},
+		{"", "net.ipv6.conf.absent.accept_ra", true},
+		{"", "net.ipv6.conf.absent.no_such_thing", false},
+		{"web", "net.ipv4.tcp_keepalive_time", true},
+		{"web", "net.ipv6.neigh.eth0.proxy_delay", true},
+		{"web", "net.ipv4.tcp_keepalive_tim", false},
+		{"web", "net.ipv4.conf.eth0.rp_filtr", false},
+		{"web", "kernel.no_such_thing", false},
+	} {
+		_, _, err := (sysctl.Ops{}).Observe(t.Context(), h, []sysctl.Sysctl{{NetNS: c.netns, Key: c.key, Value: "1", From: from}})
+		if (err == nil) != c.known {
+			t.Errorf("%s %s: %v", c.netns, c.key, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), from+": this kernel has no setting "+c.key) {
+			t.Errorf("%s %s: %v", c.netns, c.key, err)
+		}
+	}
+	if h.Writes() != 0 {
+		t.Errorf("%d writes", h.Writes())
+	}
+}

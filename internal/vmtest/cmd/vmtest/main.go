@@ -16,8 +16,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/internal/vmtest"
 )
@@ -45,6 +48,7 @@ func command(ctx context.Context, args []string) error {
 	set.StringVar(&o.args, "args", "", "more `arguments` for the test binaries, separated by spaces")
 	set.StringVar(&o.out, "out", "", "`folder` for the files that steps leave in /out, one folder a kernel")
 	set.IntVar(&o.cpus, "cpus", 2, "`number` of processors of a machine")
+	set.IntVar(&o.atOnce, "at-once", 1, "`number` of machines that run at a time")
 	set.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for one machine; ten times as much where it is emulated in software")
 	set.BoolVar(&o.counted, "counted", false, "let the machine's clock count instructions: benchmarks say how many there were")
 	set.BoolVar(&o.verbose, "v", false, "print everything as it comes")
@@ -80,7 +84,7 @@ const hostPrograms = "sh bash ip tc nft ping ss sysctl unshare nsenter setpriv m
 type options struct {
 	source                                          vmtest.Source
 	kernels, dir, cache, plumb, programs, args, out string
-	cpus                                            int
+	cpus, atOnce                                    int
 	timeout                                         time.Duration
 	counted, verbose                                bool
 }
@@ -129,23 +133,28 @@ func (o options) run(ctx context.Context, file string) error {
 	return o.each(ctx, "commands", func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error) { return steps, nil })
 }
 
-// each starts a machine for every kernel, one after the other, to run the steps that prepare returns; what is the word
-// for them.
+// each starts a machine for every kernel, to run the steps that prepare returns; what is the word for them.
 func (o options) each(ctx context.Context, what string, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
 	kernels, err := o.source.Kernels(ctx, strings.Fields(o.kernels))
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, k := range kernels {
-		if err := o.one(ctx, k, what, prepare); err != nil {
-			errs = append(errs, err)
-		}
+	errs := make([]error, len(kernels))
+	var machines errgroup.Group
+	machines.SetLimit(o.atOnce)
+	var alone sync.Mutex
+	for i, k := range kernels {
+		machines.Go(func() error {
+			errs[i] = o.one(ctx, k, what, &alone, prepare)
+			return nil // the other machines go on
+		})
 	}
+	_ = machines.Wait()
 	return errors.Join(errs...)
 }
 
-func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
+// one runs one machine. It holds alone while it builds, and while it says what came of it.
+func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, alone *sync.Mutex, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) error {
 	m := &vmtest.Machine{Kernel: k, CPUs: o.cpus, Counted: o.counted, Timeout: o.timeout}
 	how := "with KVM"
 	if m.Slow() {
@@ -155,29 +164,10 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare
 	if o.verbose {
 		m.Live = os.Stdout
 	}
-	root, err := o.source.Root(ctx, k.Arch)
+	alone.Lock()
+	root, job, err := o.load(ctx, m, prepare)
+	alone.Unlock()
 	if err != nil {
-		return err
-	}
-	job := vmtest.Job{Env: []string{"CI=" + os.Getenv("CI")}}
-	if o.plumb != "" {
-		if err := root.Put(o.plumb, "bin/plumb", nil); err != nil {
-			return err
-		}
-		job.Env = append(job.Env, "PLUMB_BIN=/bin/plumb")
-	}
-	if k.Arch != runtime.GOARCH {
-		if err := root.PutTools(k.Tools); err != nil {
-			return err
-		}
-	} else {
-		for _, p := range strings.Fields(o.programs) {
-			if err := root.PutProgram(p); err != nil {
-				return err
-			}
-		}
-	}
-	if job.Steps, err = prepare(m, root); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -185,6 +175,8 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare
 	if outcome == nil {
 		return err
 	}
+	alone.Lock()
+	defer alone.Unlock()
 	outcome.Summarize(os.Stdout, k.Name)
 	n := outcome.Totals(len(job.Steps))
 	fmt.Printf("kernel %s, %s: %d %s ok, %d failed; %d tests passed, %d skipped; %.0fs, of them %.0fs to start\n\n", k.Name, how, n.OK, what, n.Failed,
@@ -196,6 +188,36 @@ func (o options) one(ctx context.Context, k *vmtest.Kernel, what string, prepare
 		err = errors.Join(err, save(filepath.Join(o.out, k.Name), outcome.Files))
 	}
 	return err
+}
+
+// load puts together what a machine takes along, and what it does with it.
+func (o options) load(ctx context.Context, m *vmtest.Machine, prepare func(*vmtest.Machine, *vmtest.Root) ([]vmtest.Step, error)) (*vmtest.Root, vmtest.Job, error) {
+	job := vmtest.Job{Env: []string{"CI=" + os.Getenv("CI"), "PLUMB_EVAL_TIME=90s"}} // emulated, all takes 20 to 40 times as long
+	root, err := o.source.Root(ctx, m.Kernel.Arch)
+	if err != nil {
+		return nil, job, err
+	}
+	if o.plumb != "" {
+		if err := root.Put(o.plumb, "bin/plumb", nil); err != nil {
+			return nil, job, err
+		}
+		job.Env = append(job.Env, "PLUMB_BIN=/bin/plumb")
+	}
+	if m.Kernel.Arch != runtime.GOARCH {
+		if err := root.PutTools(m.Kernel.Tools); err != nil {
+			return nil, job, err
+		}
+	} else {
+		for _, p := range strings.Fields(o.programs) {
+			if err := root.PutProgram(p); err != nil {
+				return nil, job, err
+			}
+		}
+	}
+	if job.Steps, err = prepare(m, root); err != nil {
+		return nil, job, err
+	}
+	return root, job, nil
 }
 
 // save writes the files of a guest, whose names can't leave the folder.
