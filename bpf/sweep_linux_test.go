@@ -16,13 +16,13 @@ import (
 	"plumb.internal/plumb/internal/kindtest"
 )
 
-// sweptMaps is object sweep with maps of its own, full of entries on both sides of their time-outs.
+// sweptMaps is object sweep with maps of its own.
 type sweptMaps struct {
 	*ebpf.Collection
 	flows, affinities int // entries that have to stay
 }
 
-func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*ebpf.Map) sweptMaps {
+func newSweep(t *testing.T, period uint32, keep map[string]*ebpf.Map) sweptMaps {
 	t.Helper()
 	kindtest.NeedRoot(t)
 	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnTimerInit); errors.Is(err, ebpf.ErrNotSupported) {
@@ -54,11 +54,10 @@ func newSweep(t *testing.T, now time.Duration, period uint32, keep map[string]*e
 		t.Fatalf("%v%+v", err, v)
 	}
 	t.Cleanup(c.Close)
-	s := sweptMaps{Collection: c}
-	s.fill(t, now)
-	return s
+	return sweptMaps{Collection: c}
 }
 
+// fill puts entries on both sides of their time-outs into the maps.
 func (s *sweptMaps) fill(t *testing.T, now time.Duration) {
 	t.Helper()
 	put := func(name string, k, v any) {
@@ -151,8 +150,10 @@ const soon = 20 // ms
 
 // The timer and user space delete the same.
 func TestSweep(t *testing.T) {
+	here, there := newSweep(t, soon, nil), newSweep(t, soon, nil)
 	now := clock(t)
-	here, there := newSweep(t, now, soon, nil), newSweep(t, now, soon, nil)
+	here.fill(t, now)
+	there.fill(t, now)
 	deleted, err := Sweep(here.Maps["flows"], here.Maps["frontends"], here.Maps["affinities"], now)
 	if err != nil {
 		t.Fatal(err)
@@ -184,22 +185,24 @@ func TestSweep(t *testing.T) {
 
 // The timer goes on without the program that started it, until another one takes its place.
 func TestSweepGoesOn(t *testing.T) {
-	now := clock(t)
-	first := newSweep(t, now, soon, nil)
+	first := newSweep(t, soon, nil)
+	first.fill(t, clock(t))
 	if err := StartSweep(first.Programs["sweep"]); err != nil {
 		t.Fatal(err)
 	}
 	swept := first.Maps["swept"]
 	s := await(t, swept, 0)
 	first.Programs["sweep"].Close()
-	first.fill(t, now)
+	first.fill(t, clock(t))
 	await(t, swept, await(t, swept, s.At).At)
 	await(t, swept, await(t, swept, s.At).At)
 	if flows, _ := first.left(t); len(flows) != first.flows/2 {
 		t.Errorf("%d flows are left, want %d", len(flows), first.flows/2)
 	}
 
-	second := newSweep(t, now, soon, map[string]*ebpf.Map{"swept": swept})
+	second := newSweep(t, soon, map[string]*ebpf.Map{"swept": swept})
+	now := clock(t)
+	second.fill(t, now)
 	if err := StartSweep(second.Programs["sweep"]); err != nil {
 		t.Fatal(err)
 	}

@@ -83,6 +83,9 @@ func TestServices(t *testing.T) {
 			if testing.Short() && (attach == "bridge" || attach == "macvlan") {
 				t.Skip("minutes on an emulated machine; every kernel that runs the whole of the tests has it")
 			}
+			if testing.Short() && attach == "ipvlan-l3" && !set.Supports(features.LinkNetkit) {
+				t.Skip("minutes on an emulated machine; the newest kernel does it for the others")
+			}
 			for _, f := range []features.Feature{features.Feature("link." + attach), features.Cgroup2} {
 				if !set.Supports(f) {
 					t.Skip(set.Why(f))

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // traced are the calls by which a process could write anything to the kernel or to a file.
@@ -30,13 +32,29 @@ var harmless = []*regexp.Regexp{
 	// Opening to read, the null device, and the one lock.
 	regexp.MustCompile(`^open(at)?\([^O]*"[^"]*", [^)]*O_RDONLY`),
 	regexp.MustCompile(`^open(at)?\([^"]*"/dev/null", `),
-	regexp.MustCompile(`^openat\([^"]*"/run/plumb/edge-1/lock", O_RDWR\|O_CREAT\|O_CLOEXEC, 0600\) = \d+<`),
+	regexp.MustCompile(`^openat\([^"]*"/run/plumb/edge-1/lock", O_RDWR\|O_CREAT\|O_CLOEXEC, 0600\) += \d+<`), // resumed calls are padded
 	regexp.MustCompile(`^flock\(\d+</run/plumb/edge-1/lock>, LOCK_EX\|LOCK_NB\)`),
 	// Options of a process's own sockets.
 	regexp.MustCompile(`^setsockopt\(\d+(<[^>]*>+)?, SOL_(NETLINK|SOCKET), (NETLINK_\w+|SO_RCVTIMEO\w*|SO_SNDTIMEO\w*|SO_RCVBUF\w*|SO_SNDBUF\w*|SO_PASSCRED|SO_BROADCAST), `),
 	regexp.MustCompile(`^(\+\+\+|---|<\.\.\.)`),
 	// Calls that failed at once changed nothing: looking for what isn't there.
 	regexp.MustCompile(` = -1 (ENOENT|EAGAIN)`),
+}
+
+// askingByProgram are the calls by which a namespace's cookie is asked for where the kernel tells it to programs alone
+// (before 5.14): one is loaded, and attached to the process's own cgroup until it has answered. They pin nothing.
+var askingByProgram = regexp.MustCompile(`^bpf\((BPF_MAP_CREATE|BPF_PROG_LOAD|BPF_LINK_CREATE|0x24 /\* BPF_\?\?\? \*/),`)
+
+// tellsCookies reports whether the kernel tells a socket the cookie of its namespace.
+func tellsCookies(t *testing.T) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return err == nil
 }
 
 // TestSecondApplyWritesNothing counts, from outside, what an apply with nothing to do writes, its evaluator included: the
@@ -88,6 +106,7 @@ func countWrites(t *testing.T, file string) (questions, locks int, forbidden []s
 		t.Fatal(err)
 	}
 	defer f.Close()
+	tells := tellsCookies(t)
 	unfinished := map[string]string{}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
@@ -102,7 +121,7 @@ func countWrites(t *testing.T, file string) (questions, locks int, forbidden []s
 			_, end, _ := strings.Cut(call, " resumed>")
 			call = unfinished[pid] + end
 		}
-		ok := false
+		ok := !tells && askingByProgram.MatchString(call)
 		for _, h := range harmless {
 			ok = ok || h.MatchString(call)
 		}

@@ -98,7 +98,9 @@ func (m *Machine) Run(ctx context.Context, root *Root, job Job) (*Outcome, error
 // args is the command line of qemu. The machine has an unconnected network device for its uplink, and no other hardware.
 func (m *Machine) args(initrd string, memoryMiB int) []string {
 	program, console := "qemu-system-x86_64", "ttyS0"
-	machine, cpu, accel := "q35", "max", "tcg,thread=multi,tb-size=512"
+	// One thread for all processors of a machine: with more, one may run an instruction that another is just patching, and the
+	// kernel ends (int3).
+	machine, cpu, accel := "q35", "max", "tcg,thread=single,tb-size=512"
 	if m.Kernel.Arch == "arm64" {
 		program, console, machine, cpu = "qemu-system-aarch64", "ttyAMA0", "virt", "cortex-a57"
 	}

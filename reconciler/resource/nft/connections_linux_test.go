@@ -4,6 +4,7 @@ import (
 	"net"
 	"testing"
 
+	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/nft"
 )
@@ -24,7 +25,7 @@ func TestConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		if all == nil {
-			t.Skip("this kernel doesn't list its connections")
+			kindtest.Lacks(t, "this kernel doesn't list its connections")
 		}
 		if got := all.To(f, f.Backends[0]); got != connections {
 			t.Errorf("%d connections, want %d", got, connections)

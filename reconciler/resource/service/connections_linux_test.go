@@ -92,7 +92,7 @@ func TestClosedSocket(t *testing.T) {
 				t.Fatal(err)
 			}
 			if open == nil {
-				t.Skip("this kernel doesn't list UDP sockets")
+				kindtest.Lacks(t, "this kernel doesn't list UDP sockets")
 			}
 			if n := count(); n != 0 {
 				t.Errorf("%d connections when it is closed", n)
