@@ -100,7 +100,10 @@ func Back(ctx context.Context, h *host.Host, before resource.State) error {
 	if err := Verify(ctx, h, before); err != nil {
 		return fmt.Errorf("go back to the state from before: %w", errors.Join(last, err))
 	}
-	return netns.DropAside(h)
+	if err := netns.DropAside(h); err != nil {
+		return err
+	}
+	return h.UnshareFolder() // where the apply was cut off just before
 }
 
 // rounds is how often going back is tried.
