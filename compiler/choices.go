@@ -2,170 +2,163 @@ package compiler
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// attachment is one way to attach a pod, and what it asks for.
-type attachment struct {
-	name  string
-	needs []features.Feature
-	// unfit says why an uplink can't carry it; nil: any can.
-	unfit func(dev string, d features.Device) string
-	// why is the reason to choose it; "" if auto never does.
-	why string
+// setting is something that the files may leave to plumb.
+type setting struct {
+	// subject is the field's path, with NAME for the pod's.
+	subject string
+	// doc says what it is about, for people.
+	doc string
+	// options are its values, the best one first.
+	options []option
+	// others judges values that no option names; nil: there are none.
+	others *others
+	// refused is how an error begins that says no to a value: a format with a place for the value.
+	refused string
+	// neither is what such an error says where no other option can be had, and nothing how one begins that says so of auto.
+	neither, nothing string
 }
 
-// attachments is the table that "auto" goes by: the first one that the kernel has and the uplink can carry is taken.
-// Attachments that go through the host's stack to other hosts stand first, because there the host's own firewall sees them. Of
-// ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
-var attachments = []attachment{
-	{"veth", []features.Feature{features.LinkVeth}, nil,
-		"the shortest path on which the host's own firewall sees what other hosts send and get, and it works on any uplink"},
-	{"netkit", []features.Feature{features.LinkNetkit}, nil,
-		"the host's own firewall sees what other hosts send and get, and it works on any uplink"},
-	{"macvlan", []features.Feature{features.LinkMacvlan}, wired,
-		"the shortest path on a wired uplink"},
-	{"ipvlan-l2", []features.Feature{features.LinkIPvlanL2}, nil,
-		"it works on any uplink, as pods share the uplink's MAC"},
-	{"ipvlan-l3", []features.Feature{features.LinkIPvlanL3}, nil,
-		"it works on any uplink, as pods share the uplink's MAC, and a veth pair leads to pods of other attachments"},
-	{"bridge", []features.Feature{features.LinkBridge, features.LinkVeth}, nil, ""},
+// option is one value of a setting, and what it asks for.
+type option struct {
+	value string
+	needs []features.Feature // all of them
+	// either are features of which one is enough.
+	either []features.Feature
+	// unfit says why circumstances rule it out; "" if they don't. nil: they never do.
+	unfit func(*situation) string
+	// why is the reason to choose it; of one that auto never takes, why not.
+	why   string
+	never bool
+	// beside is the option that auto takes as well where it can be had, and besides its reason to.
+	beside, besides string
+	// limits says what it does less well here, or "".
+	limits func(*situation) string
+}
+
+// others are the values of a setting that depend on the machine.
+type others struct {
+	what  string // they are, for people
+	unfit func(*situation, string) string
+}
+
+// situation is what options are judged by.
+type situation struct {
+	set      *features.Set
+	services []*service
+	// uplink is what an attachment would sit on; "" for none.
+	uplink string
+	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
+	held string
+}
+
+// The settings that have a place in the code of their own.
+const (
+	podAttach       = "pods.NAME.attach"
+	routingServices = "routing.services"
+)
+
+// deviceHooks attach programs to devices.
+var deviceHooks = []features.Feature{features.TCX, features.Clsact}
+
+// settings is the table that everything is chosen by: plan and status show its sentences, and docs/choices.md is made of
+// it. "auto" takes the first option that the kernel has and nothing rules out; any other word is a requirement.
+var settings = []setting{
+	{
+		// Attachments that go through the host's stack to other hosts stand first, because there the host's own firewall sees
+		// them. Of ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
+		subject: podAttach,
+		doc:     "How a pod is attached to its node. Pods of one uplink that are left to plumb get the same attachment.",
+		neither: "no other attachment works either",
+		options: []option{
+			{value: "veth", needs: []features.Feature{features.LinkVeth},
+				why: "the shortest path on which the host's own firewall sees what other hosts send and get, and it works on any uplink; " + shorter},
+			{value: "netkit", needs: []features.Feature{features.LinkNetkit},
+				why: "the host's own firewall sees what other hosts send and get, and it works on any uplink; " + shorter},
+			{value: "macvlan", needs: []features.Feature{features.LinkMacvlan}, unfit: wired,
+				why: "the shortest path on a wired uplink"},
+			{value: "ipvlan-l2", needs: []features.Feature{features.LinkIPvlanL2}, unfit: sits("ipvlan-l2"),
+				why: "it works on any uplink, as pods share the uplink's MAC"},
+			{value: "ipvlan-l3", needs: []features.Feature{features.LinkIPvlanL3}, unfit: sits("ipvlan-l3"),
+				why: "it works on any uplink, as pods share the uplink's MAC, and a veth pair leads to pods of other attachments"},
+			{value: "bridge", needs: []features.Feature{features.LinkBridge, features.LinkVeth}, never: true,
+				why: "it is a pair and a bridge, so never shorter than a pair alone"},
+		},
+	},
+	{
+		subject: routingServices,
+		doc:     "What leads connections to services to their backends. auto takes socket and packet together where both can be had.",
+		refused: "services can't be carried by %s",
+		neither: "nor by any other way",
+		nothing: "services can't be carried",
+		options: []option{
+			{value: waySocket, needs: []features.Feature{
+				features.Cgroup2, features.CgroupConnect4, features.CgroupConnect6, features.CgroupSendmsg4, features.CgroupSendmsg6,
+				features.CgroupRecvmsg4, features.CgroupRecvmsg6, features.MapLRUHash,
+			}, why: "connections are led to backends when they are made, at no cost for their packets",
+				beside: wayPacket, besides: "what no socket hook sees is translated on the pods' links", limits: socketLimits},
+			{value: wayPacket, needs: []features.Feature{features.GlobalData, features.MapLRUHash}, either: deviceHooks,
+				why: "packets are translated on the pods' links"},
+			{value: wayNftables, needs: []features.Feature{features.NFTNat, features.NFTServices},
+				why: "the kernel's own address translation", limits: nftablesLimits},
+		},
+	},
 }
 
 // shorter is why a path that is shorter than that of a pair isn't taken.
 const shorter = "macvlan and ipvlan are shorter, but they pass the host's firewall by"
 
 // wired refuses Wi-Fi for attachments whose pods have MACs of their own.
-func wired(dev string, d features.Device) string {
-	if d.Wireless {
-		return fmt.Sprintf("uplink %s is wireless, and Wi-Fi takes one MAC a station", dev)
+func wired(s *situation) string {
+	if s.set.Host != nil && s.set.Host.Devices[s.uplink].Wireless {
+		return fmt.Sprintf("uplink %s is wireless, and Wi-Fi takes one MAC a station", s.uplink)
 	}
-	return ""
+	return sits("macvlan")(s)
 }
 
-// obstacle says why an attachment can't be had on this kernel and uplink; "" if it can.
-func (a *attachment) obstacle(set *features.Set, uplink string) string {
-	for _, f := range a.needs {
-		if !set.Supports(f) {
-			return lacks(set, f)
+// sits asks for an uplink that an attachment can sit on.
+func sits(attach string) func(*situation) string {
+	return func(s *situation) string {
+		if s.uplink == "" {
+			return "the node names no uplink"
 		}
-	}
-	if !onUplink(a.name) || set.Host == nil || uplink == "" {
+		if s.set.Host != nil {
+			if _, ok := s.set.Host.Devices[s.uplink]; !ok {
+				return fmt.Sprintf("this machine has no device %s", s.uplink)
+			}
+		}
+		if s.held != "" && s.held != attach {
+			return fmt.Sprintf("uplink %s has %s pods", s.uplink, s.held)
+		}
 		return ""
 	}
-	d, ok := set.Host.Devices[uplink]
-	switch {
-	case !ok:
-		return fmt.Sprintf("this machine has no device %s", uplink)
-	case a.unfit != nil:
-		return a.unfit(uplink, d)
-	}
-	return ""
 }
 
-// lacks says that a kernel has no f, and why it is thought so.
-func lacks(set *features.Set, f features.Feature) string {
-	name, text := strings.TrimPrefix(string(f), "link."), set.Why(f)
-	if since := set.Features[f].Since; since != "" {
-		text += "; upstream has it since " + since
+func socketLimits(s *situation) string {
+	text := ""
+	if !s.set.Supports(features.NetNSCookie) {
+		text = "it acts for every process of the cgroup, whatever its namespace: " + lacks(s.set, features.NetNSCookie)
 	}
-	if st := set.Features[f]; st.Supported == nil {
-		return fmt.Sprintf("it isn't known whether this kernel has %s (%s)", name, text)
-	}
-	if set.Kernel == "" {
-		return fmt.Sprintf("this kernel has no %s (%s)", name, text)
-	}
-	return fmt.Sprintf("kernel %s has no %s (%s)", set.Kernel, name, text)
-}
-
-// chooser answers attach: "auto", once for each uplink.
-type chooser struct {
-	set *features.Set
-	// held is the attachment that explicit pods have on an uplink; auto must not choose another one there.
-	held map[string]string
-	done map[string]answer
-}
-
-type answer struct{ attach, reason string }
-
-func newChooser(n *node, set *features.Set) *chooser {
-	c := &chooser{set: set, held: map[string]string{}, done: map[string]answer{}}
-	for _, p := range n.pods {
-		if p.child() {
-			c.held[p.Uplink] = p.Attach
+	for _, f := range []features.Feature{features.CgroupGetpeername4, features.CgroupGetpeername6} {
+		if !s.set.Supports(f) {
+			return sentences(text, "programs that ask for their peer are told the backend: "+lacks(s.set, f))
 		}
 	}
-	return c
+	return text
 }
 
-// choose fills in the attachment of a pod whose field is "auto", and checks any other.
-func (c *chooser) choose(p *pod, ps *problems) *resource.Choice {
-	if p.Attach != "auto" {
-		for i := range attachments {
-			a := &attachments[i]
-			if a.name != p.Attach {
-				continue
-			}
-			if why := a.obstacle(c.set, p.Uplink); why != "" {
-				ps.add(p.from(p.attachFrom, "attach"), "", "pod %s can't have attach %q: %s; %s", p.name, a.name, why, c.instead(a, p.Uplink))
-				p.bad = true
-			}
-		}
-		return nil
+func nftablesLimits(s *situation) string {
+	text := ""
+	if slices.ContainsFunc(s.services, func(s *service) bool { return s.affinity > 0 }) {
+		text = "affinity goes by the client's address and has no end"
 	}
-	got, ok := c.done[p.Uplink]
-	if !ok {
-		got = c.auto(p.Uplink)
-		c.done[p.Uplink] = got
+	if slices.ContainsFunc(s.services, func(s *service) bool { return s.Algorithm == resource.RoundRobin }) {
+		text = sentences(text, "services with as many backends take turns together")
 	}
-	if got.attach == "" {
-		ps.add(p.from(p.attachFrom, "attach"), "", "pod %s can't be attached: %s", p.name, got.reason)
-		p.bad = true
-		return nil
-	}
-	p.Attach = got.attach
-	return &resource.Choice{Subject: p.path + ".attach", Wanted: "auto", Chosen: got.attach, Reason: got.reason}
-}
-
-// instead says what could be used in the place of an attachment that can't be had.
-func (c *chooser) instead(not *attachment, uplink string) string {
-	var can []string
-	for i := range attachments {
-		a := &attachments[i]
-		if a != not && a.obstacle(c.set, uplink) == "" && (uplink != "" || !onUplink(a.name)) {
-			can = append(can, a.name)
-		}
-	}
-	if len(can) == 0 {
-		return "no other attachment works either"
-	}
-	return "this machine can do " + strings.Join(can, ", ")
-}
-
-// auto goes down the table for pods whose uplink is this one, or that have none ("").
-func (c *chooser) auto(uplink string) answer {
-	var not []string
-	for i := range attachments {
-		a := &attachments[i]
-		why := a.obstacle(c.set, uplink)
-		switch {
-		case a.why == "":
-			continue
-		case why != "":
-		case !onUplink(a.name):
-			not = append(not, shorter)
-		case uplink == "":
-			why = "the node names no uplink"
-		case c.held[uplink] != "" && c.held[uplink] != a.name:
-			why = fmt.Sprintf("uplink %s has %s pods", uplink, c.held[uplink])
-		}
-		if why == "" {
-			return answer{a.name, strings.Join(append([]string{a.why}, not...), "; ")}
-		}
-		not = append(not, "not "+a.name+": "+why)
-	}
-	return answer{"", strings.Join(not, "; ")}
+	return text
 }

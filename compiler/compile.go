@@ -100,7 +100,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 
 // settle decides what is left open: attachments, addresses, MTUs.
 func (b *builder) settle() {
-	choose := newChooser(b.node, b.set)
+	choose := newChooser(b)
 	for _, p := range b.node.pods {
 		if p.bad {
 			continue

@@ -22,6 +22,14 @@ const (
 	objectSweep     = "sweep"   // forgets flows that are over; it has one program, of its own name
 )
 
+// The ways to carry services, as routing.services names them.
+const (
+	waySocket   = "socket"
+	wayPacket   = "packet"
+	wayNftables = "nftables"
+	wayBoth     = waySocket + "+" + wayPacket
+)
+
 // cgroupHooks are the socket programs; each sits on the hook of its name.
 var cgroupHooks = []struct {
 	name  string
@@ -59,6 +67,23 @@ type wiring struct {
 	link link.Link
 }
 
+// chooseWay decides how the node carries services. It is "" where there are none, or where none of the ways can be had.
+func (b *builder) chooseWay() string {
+	wanted, path := b.wish(b.node.Routing.Services, b.cfg.Routing.Services, routingServices)
+	if len(b.services) > 0 {
+		if !asks(wanted) {
+			path = b.services[0].path
+		}
+		return b.choose(routingServices, wanted, path, b.situation())
+	}
+	if asks(wanted) { // a requirement, though nothing needs it yet
+		if why := settingOf(routingServices).refuse(wanted, b.situation()); why != "" {
+			b.refused(settingOf(routingServices), wanted, path, why)
+		}
+	}
+	return ""
+}
+
 // settleDatapath decides which programs the node has, and checks that its maps are large enough.
 func (b *builder) settleDatapath() {
 	d := &b.datapath
@@ -93,8 +118,7 @@ func (b *builder) settleDatapath() {
 // between pods of the node.
 func (b *builder) settleDevices() {
 	d := &b.datapath
-	onDevices := way{needs: []features.Feature{features.GlobalData}, either: deviceHooks}
-	if why := onDevices.obstacle(b.set); why != "" {
+	if why := needs(b.set, []features.Feature{features.GlobalData}, deviceHooks); why != "" {
 		b.warn("pods can send from any address, and what they send each other goes through the node's stack: %s", why)
 		return
 	}
@@ -102,7 +126,7 @@ func (b *builder) settleDevices() {
 	switch {
 	case d.way == wayPacket || d.way == wayBoth:
 		d.packet = objectPacket
-	case d.way == waySocket && wayOf(wayPacket).obstacle(b.set) == "":
+	case d.way == waySocket && settingOf(routingServices).option(wayPacket).obstacle(b.situation()) == "":
 		// Clients that came when packets were translated keep their connections.
 		d.packet, d.drain = objectPacket, true
 	}

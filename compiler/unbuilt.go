@@ -104,6 +104,3 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		}
 	}
 }
-
-// asks reports whether a word is a requirement.
-func asks(word string) bool { return word != "" && word != "auto" }
