@@ -10,6 +10,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
+	"plumb.internal/plumb/reconciler/resource/hostfile"
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
 	"plumb.internal/plumb/reconciler/resource/netns"
@@ -75,6 +76,7 @@ var kinds = table{
 	rule.Kind:     of(rule.Ops{}),
 	neigh.Kind:    of(neigh.Ops{}),
 	sysctl.Kind:   of(sysctl.Ops{}),
+	hostfile.Kind: of(hostfile.Ops{}),
 	endpoint.Kind: of(endpoint.Ops{}),
 	service.Kind:  of(service.Ops{}),
 	nft.Kind:      of(nft.Ops{}),

@@ -29,6 +29,8 @@ type Options struct {
 	Cgroup   string // the node's cgroup2 folder
 	// RootNS is a path to the node's root network namespace; default: the namespace of the calling thread.
 	RootNS string
+	// Machine is the folder below which the machine's own files are, /proc/irq and the like; default /.
+	Machine string
 }
 
 // ErrWaiting says that an adopted namespace isn't there at present: its pod waits for it.
@@ -66,6 +68,7 @@ type Host struct {
 // nothing.
 func Open(o Options) (*Host, error) {
 	o.NetNSDir = cmp.Or(o.NetNSDir, resource.NetNSDir)
+	o.Machine = cmp.Or(o.Machine, "/")
 	h := &Host{Options: o, ns: map[string]*NS{}, adopted: map[string]string{}}
 	f, id, err := netns.Open(cmp.Or(o.RootNS, "/proc/thread-self/ns/net"))
 	if err != nil {
