@@ -30,8 +30,9 @@ type option struct {
 	needs []features.Feature // all of them
 	// either are features of which one is enough.
 	either []features.Feature
-	// unfit says why circumstances rule it out; "" if they don't. nil: they never do.
-	unfit func(*situation) string
+	// unfit says why circumstances rule it out; "" if they don't. nil: they never do. unless says it in general.
+	unfit  func(*situation) string
+	unless string
 	// why is the reason to choose it; of one that auto never takes, why not.
 	why   string
 	never bool
@@ -51,6 +52,7 @@ type others struct {
 type situation struct {
 	set      *features.Set
 	services []*service
+	way      string // of services, once it is chosen
 	// uplink is what an attachment would sit on; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -61,6 +63,7 @@ type situation struct {
 const (
 	podAttach       = "pods.NAME.attach"
 	routingServices = "routing.services"
+	algorithm       = "services.NAME.algorithm"
 )
 
 // deviceHooks attach programs to devices.
@@ -81,11 +84,14 @@ var settings = []setting{
 			{value: "netkit", needs: []features.Feature{features.LinkNetkit},
 				why: "the host's own firewall sees what other hosts send and get, and it works on any uplink; " + shorter},
 			{value: "macvlan", needs: []features.Feature{features.LinkMacvlan}, unfit: wired,
-				why: "the shortest path on a wired uplink"},
+				unless: "the uplink is Wi-Fi, or pods of another attachment sit on it",
+				why:    "the shortest path on a wired uplink"},
 			{value: "ipvlan-l2", needs: []features.Feature{features.LinkIPvlanL2}, unfit: sits("ipvlan-l2"),
-				why: "it works on any uplink, as pods share the uplink's MAC"},
+				unless: "pods of another attachment sit on the uplink",
+				why:    "it works on any uplink, as pods share the uplink's MAC"},
 			{value: "ipvlan-l3", needs: []features.Feature{features.LinkIPvlanL3}, unfit: sits("ipvlan-l3"),
-				why: "it works on any uplink, as pods share the uplink's MAC, and a veth pair leads to pods of other attachments"},
+				unless: "pods of another attachment sit on the uplink",
+				why:    "it works on any uplink, as pods share the uplink's MAC, and a veth pair leads to pods of other attachments"},
 			{value: "bridge", needs: []features.Feature{features.LinkBridge, features.LinkVeth}, never: true,
 				why: "it is a pair and a bridge, so never shorter than a pair alone"},
 		},
@@ -106,6 +112,16 @@ var settings = []setting{
 				why: "packets are translated on the pods' links"},
 			{value: wayNftables, needs: []features.Feature{features.NFTNat, features.NFTServices},
 				why: "the kernel's own address translation", limits: nftablesLimits},
+		},
+	},
+	{
+		subject: algorithm,
+		doc:     "How the clients of a service are shared out among its backends.",
+		options: []option{
+			{value: resource.Random, why: "it shares out evenly and keeps no state"},
+			{value: resource.RoundRobin, never: true, why: "it counts, which random needn't, and shares out no better over time"},
+			{value: resource.Maglev, never: true, unfit: notByNftables, unless: "nftables carries the services",
+				why: "its tables take memory, and most services don't need clients to stay where they are when backends come and go"},
 		},
 	},
 }
@@ -137,6 +153,13 @@ func sits(attach string) func(*situation) string {
 		}
 		return ""
 	}
+}
+
+func notByNftables(s *situation) string {
+	if s.way == wayNftables {
+		return "nftables has no Maglev tables"
+	}
+	return ""
 }
 
 func socketLimits(s *situation) string {

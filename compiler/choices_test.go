@@ -1,63 +1,113 @@
 package compiler
 
 import (
+	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/schema"
 )
 
-// TestChoicesOnRecordedKernels prints what every attachment becomes on each kernel that was recorded: one table to read.
+// fields set what each setting of the table is about, on a node with a pod and a service.
+var fields = map[string]func(*schema.Config, string){
+	podAttach:       func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
+	routingServices: func(c *schema.Config, v string) { c.Routing.Services = v },
+	algorithm: func(c *schema.Config, v string) {
+		s := c.Services["s"]
+		s.Algorithm = v
+		c.Services["s"] = s
+	},
+}
+
+// cases are further values and circumstances that the table's sentences are about.
+var cases = []struct {
+	subject, value, in string
+	change             func(*schema.Config)
+}{
+	{podAttach, "auto", "beside macvlan pods", func(c *schema.Config) { c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
+	{algorithm, "maglev", "with nftables", func(c *schema.Config) { c.Routing.Services = wayNftables }},
+}
+
+// TestChoicesOnRecordedKernels prints what every value of every setting becomes on each kernel that was recorded: one table
+// to read.
 func TestChoicesOnRecordedKernels(t *testing.T) {
-	files, err := filepath.Glob("../testdata/features/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		t.Fatal("no features are recorded")
-	}
 	var b strings.Builder
-	for _, file := range files {
-		set, err := features.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		set.Host = nil // the table is about kernels, not about the machine that was recorded
-		fmt.Fprintf(&b, "%s\n", strings.TrimSuffix(filepath.Base(file), ".json"))
-		for _, attach := range []string{"auto", "veth", "bridge", "macvlan", "ipvlan-l2", "ipvlan-l3", "netkit"} {
-			cfg := &schema.Config{
-				Nodes: map[string]schema.Node{"n": {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/24", "fd00:10::/64"}}},
-				Pods:  map[string]schema.Pod{"p": {Attach: attach}},
+	for _, set := range recorded(t) {
+		fmt.Fprintf(&b, "%s %s\n", set.Kernel, set.Arch)
+		for i := range settings {
+			s := &settings[i]
+			if fields[s.subject] == nil {
+				t.Fatalf("this test doesn't know how to set %s", s.subject)
 			}
-			c, err := Compile(cfg, "n", set)
-			switch {
-			case err != nil:
-				text := err.Error()
-				fmt.Fprintf(&b, "  %-9s no: %s\n", attach, strings.TrimSpace(text[strings.Index(text, "* ")+2:]))
-			case len(c.Choices) == 1:
-				fmt.Fprintf(&b, "  %-9s -> %s: %s\n", attach, c.Choices[0].Chosen, c.Choices[0].Reason)
-			default:
-				fmt.Fprintf(&b, "  %-9s yes\n", attach)
+			fmt.Fprintf(&b, "  %s\n", s.subject)
+			line := func(value, in string, change func(*schema.Config)) {
+				cfg := served("", "")
+				fields[s.subject](cfg, value)
+				if change != nil {
+					change(cfg)
+				}
+				fmt.Fprintf(&b, "    %-9s %s%s\n", value, in, outcome(cfg, set, s))
+			}
+			line("auto", "", nil)
+			for _, o := range s.options {
+				line(o.value, "", nil)
+			}
+			for _, c := range cases {
+				if c.subject == s.subject {
+					line(c.value, c.in+": ", c.change)
+				}
 			}
 		}
 	}
-	const golden = "testdata/compile/choices.txt"
-	if *update {
-		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
+	golden(t, "testdata/compile/choices.txt", b.String())
+}
+
+// outcome is what a configuration makes of a setting.
+func outcome(cfg *schema.Config, set *features.Set, s *setting) string {
+	c, err := Compile(cfg, "n", set)
+	if err != nil {
+		text := err.Error()
+		return "no: " + strings.TrimSpace(text[strings.Index(text, "* ")+2:])
+	}
+	subject := strings.NewReplacer("pods.NAME", "pods.p", "services.NAME", "services.s").Replace(s.subject)
+	for _, ch := range c.Choices {
+		if ch.Subject == subject {
+			return "-> " + ch.Chosen + ": " + ch.Reason
 		}
 	}
-	want, err := os.ReadFile(golden)
+	return "yes, without a line"
+}
+
+func recorded(t *testing.T) []*features.Set {
+	t.Helper()
+	sets, err := features.ReadFolder("../testdata/features")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(string(want), b.String()); d != "" {
-		t.Errorf("(-golden +got):\n%s", d)
+	return sets
+}
+
+// TestChoicesPage fails where docs/choices.md isn't what the table says; `make generate` makes it.
+func TestChoicesPage(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteChoices(&b, recorded(t)); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "../docs/choices.md", b.String())
+}
+
+// Every option has a reason, and what rules it out is in the page too.
+func TestChoicesAreExplained(t *testing.T) {
+	for _, s := range settings {
+		if s.doc == "" || strings.Contains(s.doc, "|") {
+			t.Errorf("%s has no text", s.subject)
+		}
+		for _, o := range s.options {
+			if o.why == "" || (o.unfit == nil) != (o.unless == "") {
+				t.Errorf("%s: %s lacks its sentences", s.subject, o.value)
+			}
+		}
 	}
 }

@@ -153,11 +153,13 @@ func (b *builder) legacyRouting() bool {
 	return true
 }
 
-// checkMaglev finds services that nftables can't carry.
+// checkMaglev finds services whose algorithm the way can't do.
 func (b *builder) checkMaglev() {
+	here := b.situation()
+	here.way = b.datapath.way
 	for _, s := range b.services {
-		if s.algorithm() == resource.Maglev {
-			b.add(s.path+".algorithm", "", "nftables has no Maglev tables, and node %s carries services by nftables", b.node.name)
+		if o := settingOf(algorithm).option(s.algorithm()); o.obstacle(here) != "" {
+			b.add(s.path+".algorithm", "", "%s, and node %s carries services by nftables", o.obstacle(here), b.node.name)
 		}
 	}
 }

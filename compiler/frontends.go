@@ -48,7 +48,8 @@ func (b *builder) settleServices() {
 		if len(open) > 1 {
 			subject = "services.*.algorithm"
 		}
-		b.choice(subject, "auto", resource.Random, fmt.Sprintf("it shares out evenly and keeps no state; services that leave it open: %s", few(open)))
+		chosen, why := settingOf(algorithm).auto(b.situation())
+		b.choice(subject, "auto", chosen, sentences(why, "services that leave it open: "+few(open)))
 	}
 }
 

@@ -134,7 +134,7 @@ func (f *fleet) readAlgorithm(s *service) {
 // algorithm is what the service's clients are shared out by.
 func (s *service) algorithm() string {
 	if !asks(s.Algorithm) {
-		return resource.Random
+		return settingOf(algorithm).options[0].value // which is there everywhere
 	}
 	return s.Algorithm
 }

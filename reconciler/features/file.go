@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -40,6 +41,26 @@ func ReadFile(path string) (*Set, error) {
 		return nil, fmt.Errorf("read features file: %w", err)
 	}
 	return parse(path, data)
+}
+
+// ReadFolder reads the answers of all machines in a folder, in the order of the files' names.
+func ReadFolder(folder string) ([]*Set, error) {
+	paths, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	if err == nil && len(paths) == 0 {
+		err = errors.New("no features files there")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read folder %s: %w", folder, err)
+	}
+	var sets []*Set
+	for _, path := range paths {
+		s, err := ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, s)
+	}
+	return sets, nil
 }
 
 func parse(path string, data []byte) (*Set, error) {
