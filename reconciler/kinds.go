@@ -15,6 +15,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/neigh"
 	"plumb.internal/plumb/reconciler/resource/netns"
 	"plumb.internal/plumb/reconciler/resource/nft"
+	"plumb.internal/plumb/reconciler/resource/nic"
 	"plumb.internal/plumb/reconciler/resource/route"
 	"plumb.internal/plumb/reconciler/resource/rule"
 	"plumb.internal/plumb/reconciler/resource/service"
@@ -77,6 +78,7 @@ var kinds = table{
 	neigh.Kind:    of(neigh.Ops{}),
 	sysctl.Kind:   of(sysctl.Ops{}),
 	hostfile.Kind: of(hostfile.Ops{}),
+	nic.Kind:      of(nic.Ops{}),
 	endpoint.Kind: of(endpoint.Ops{}),
 	service.Kind:  of(service.Ops{}),
 	nft.Kind:      of(nft.Ops{}),

@@ -23,6 +23,8 @@ type Link struct {
 	// STP, ForwardDelay (in 1/100 s) and Snooping are a bridge's settings.
 	STP, ForwardDelay uint32
 	Snooping          bool
+	// TSOMaxSize is the largest GSOMaxSize that the driver takes; 0 where the kernel doesn't say (before 5.19).
+	TSOMaxSize uint32
 	// Hairpin says that a bridge's port sends out frames that came in by it.
 	Hairpin bool
 }
@@ -82,6 +84,16 @@ func parseLink(m []byte) (*Link, error) {
 			}
 		case unix.IFLA_MTU:
 			l.MTU = int(a.u32())
+		case unix.IFLA_GSO_MAX_SIZE:
+			l.GSOMaxSize = a.u32()
+		case unix.IFLA_GRO_MAX_SIZE:
+			l.GROMaxSize = a.u32()
+		case unix.IFLA_GSO_IPV4_MAX_SIZE:
+			l.GSOIPv4MaxSize = a.u32()
+		case unix.IFLA_GRO_IPV4_MAX_SIZE:
+			l.GROIPv4MaxSize = a.u32()
+		case unix.IFLA_TSO_MAX_SIZE:
+			l.TSOMaxSize = a.u32()
 		case unix.IFLA_LINK:
 			l.ParentIndex = int(a.u32())
 		case unix.IFLA_LINK_NETNSID:
