@@ -51,7 +51,9 @@ type others struct {
 // situation is what options are judged by.
 type situation struct {
 	set      *features.Set
+	node     *node
 	services []*service
+	inPod    bool   // it is about a pod's namespace
 	way      string // of services, once it is chosen
 	// uplink is what an attachment would sit on; "" for none.
 	uplink string
@@ -64,6 +66,10 @@ const (
 	podAttach       = "pods.NAME.attach"
 	routingServices = "routing.services"
 	algorithm       = "services.NAME.algorithm"
+	tuningMTU       = "tuning.mtu"
+	hostProfile     = "tuning.host.profile"
+
+	congestionControl = "tuning.congestionControl"
 )
 
 // deviceHooks attach programs to devices.
@@ -124,6 +130,33 @@ var settings = []setting{
 				why: "its tables take memory, and most services don't need clients to stay where they are when backends come and go"},
 		},
 	},
+	{
+		subject: congestionControl,
+		doc: "How TCP keeps from flooding a path: for the node's own connections and those of its pods, of which each can have " +
+			"another (pods.NAME.congestionControl). auto leaves what the kernel has.",
+		refused: "congestion control can't be %q",
+		options: []option{
+			{value: "bbr", needs: []features.Feature{features.TCPBBR}, never: true, unfit: bbrInPod,
+				unless: "the pod's namespace may not have it", limits: bbrLimits,
+				why: "it goes by the path's rate and not by what is lost, which is better over long or lossy paths and takes more than its share on others"},
+		},
+		others: &others{"names that net.ipv4.tcp_available_congestion_control lists, such as cubic; for pods tcp_allowed_congestion_control", knownCongestion},
+	},
+	{
+		subject: tuningMTU,
+		doc:     "The largest packet, in bytes, of pods that name none. If left out it is 1500, or what the uplink carries if that is less.",
+		refused: "mtu can't be %s",
+		others:  &others{"numbers up to what every uplink of the node carries", carried},
+	},
+	{
+		subject: hostProfile,
+		doc:     "A set of kernel settings of the root namespace; see below.",
+		options: []option{
+			{value: "network-latency", never: true, why: "looking into queues takes processor time that others could have"},
+			{value: "network-throughput", never: true, limits: preemption,
+				why: "large buffers take memory, and only fast paths that are long need them"},
+		},
+	},
 }
 
 // shorter is why a path that is shorter than that of a pair isn't taken.
@@ -158,6 +191,25 @@ func sits(attach string) func(*situation) string {
 func notByNftables(s *situation) string {
 	if s.way == wayNftables {
 		return "nftables has no Maglev tables"
+	}
+	return ""
+}
+
+func bbrInPod(s *situation) string { return allowedCongestion(s, "bbr") }
+
+// bbrLimits says what fq would add.
+func bbrLimits(s *situation) string {
+	text := "each socket spaces its packets by a timer of its own; qdisc fq at the uplink does it for all with fewer wake-ups"
+	if !s.set.Supports(features.QdiscFQ) {
+		text += ", but " + lacks(s.set, features.QdiscFQ)
+	}
+	return text
+}
+
+// preemption advises; how the kernel schedules is for the one who boots it to say.
+func preemption(s *situation) string {
+	if h := s.set.Host; h != nil && (h.Preempt == "full" || h.Preempt == "rt") {
+		return fmt.Sprintf("this kernel preempts itself (%s), which costs throughput; preempt=none at boot, where it is built for that, doesn't", h.Preempt)
 	}
 	return ""
 }

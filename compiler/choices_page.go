@@ -28,6 +28,7 @@ func WriteChoices(w io.Writer, machines []*features.Set) error {
 	for i := range settings {
 		p.setting(&settings[i])
 	}
+	p.profiles()
 	p.answers(machines)
 	return p.err
 }
@@ -62,6 +63,16 @@ func (p *page) setting(t *setting) {
 	}
 	if t.others != nil {
 		p.print("\nOther values: %s.\n", t.others.what)
+	}
+}
+
+func (p *page) profiles() {
+	p.print("\n## Profiles\n\nThe settings are lower bounds: a machine that has more keeps it. What the kernel has no setting for is left out, with a\n" +
+		"warning that names it. `plumb destroy` gives back what was there before.\n\n| profile | setting | value | why |\n|---|---|---|---|\n")
+	for _, f := range profiles {
+		for _, s := range f.settings {
+			p.print("| `%s` | %s | %s | %s |\n", f.name, s.key, s.value, s.why)
+		}
 	}
 }
 

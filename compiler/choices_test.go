@@ -3,6 +3,8 @@ package compiler
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,7 +14,16 @@ import (
 
 // fields set what each setting of the table is about, on a node with a pod and a service.
 var fields = map[string]func(*schema.Config, string){
-	podAttach:       func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
+	podAttach:         func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
+	congestionControl: func(c *schema.Config, v string) { c.Tuning.CongestionControl = v },
+	tuningMTU: func(c *schema.Config, v string) {
+		c.Tuning.MTU, _ = strconv.Atoi(v)
+	},
+	hostProfile: func(c *schema.Config, v string) {
+		if v != "auto" { // the schema has no auto here
+			c.Tuning.Host.Profile = v
+		}
+	},
 	routingServices: func(c *schema.Config, v string) { c.Routing.Services = v },
 	algorithm: func(c *schema.Config, v string) {
 		s := c.Services["s"]
@@ -27,6 +38,10 @@ var cases = []struct {
 	change             func(*schema.Config)
 }{
 	{podAttach, "auto", "beside macvlan pods", func(c *schema.Config) { c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
+	{congestionControl, "cubic", "", nil},
+	{congestionControl, "westwood", "", nil},
+	{tuningMTU, "1400", "", nil},
+	{tuningMTU, "9000", "", nil},
 	{algorithm, "maglev", "with nftables", func(c *schema.Config) { c.Routing.Services = wayNftables }},
 }
 
@@ -56,7 +71,11 @@ func TestChoicesOnRecordedKernels(t *testing.T) {
 			}
 			for _, c := range cases {
 				if c.subject == s.subject {
-					line(c.value, c.in+": ", c.change)
+					in := ""
+					if c.in != "" {
+						in = c.in + ": "
+					}
+					line(c.value, in, c.change)
 				}
 			}
 		}
@@ -107,6 +126,20 @@ func TestChoicesAreExplained(t *testing.T) {
 		for _, o := range s.options {
 			if o.why == "" || (o.unfit == nil) != (o.unless == "") {
 				t.Errorf("%s: %s lacks its sentences", s.subject, o.value)
+			}
+		}
+	}
+}
+
+// What profiles set is among the settings that a machine is asked about.
+func TestProfilesAreProbed(t *testing.T) {
+	for _, p := range profiles {
+		if settingOf(hostProfile).option(p.name) == nil {
+			t.Errorf("no option is named %s", p.name)
+		}
+		for _, s := range p.settings {
+			if !slices.Contains(features.Sysctls, s.key) || s.why == "" {
+				t.Errorf("nobody looks for %s, or nobody says why", s.key)
 			}
 		}
 	}

@@ -76,6 +76,7 @@ type builder struct {
 	lacking map[features.Feature]bool
 
 	datapath  datapath
+	tuned     tuned
 	frontends []frontend
 	probes    map[HealthTarget]int   // index in out.Health
 	wirings   []wiring               // of all pods
@@ -115,6 +116,7 @@ func (b *builder) settle() {
 	b.giveOthers()
 	b.settleServices()
 	b.settleDatapath()
+	b.settleTuning()
 	b.settleChecks()
 	b.out.Straight = b.datapath.redirect
 }
@@ -144,6 +146,7 @@ func (b *builder) build() {
 		b.join(s, segments)
 	}
 	b.buildDatapath(segments)
+	b.buildTuning()
 	b.buildChecks()
 	slices.SortFunc(b.out.Pods, func(x, y PodView) int { return cmp.Compare(x.Name, y.Name) })
 }

@@ -156,7 +156,6 @@ func (b *builder) legacyRouting() bool {
 // checkMaglev finds services whose algorithm the way can't do.
 func (b *builder) checkMaglev() {
 	here := b.situation()
-	here.way = b.datapath.way
 	for _, s := range b.services {
 		if o := settingOf(algorithm).option(s.algorithm()); o.obstacle(here) != "" {
 			b.add(s.path+".algorithm", "", "%s, and node %s carries services by nftables", o.obstacle(here), b.node.name)

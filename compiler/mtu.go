@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // defaultMTU is for pods whose files name no MTU, if the uplink carries that much.
@@ -10,7 +11,20 @@ const defaultMTU = 1500
 
 // settleMTUs fills in the MTUs that are left out, and checks the others against the uplink that the pods' packets leave by.
 func (b *builder) settleMTUs() {
+	want, from := b.node.Tuning.MTU, inNodeTuning
+	if want == 0 {
+		want, from = b.cfg.Tuning.MTU, inTuning
+	}
+	if want != 0 {
+		path := (&pod{node: b.node}).from(from, "mtu")
+		if b.choose(tuningMTU, strconv.Itoa(want), path, b.situation()) == "" {
+			want = 0
+		}
+	}
 	for _, p := range b.node.pods {
+		if p.MTU == 0 && want != 0 {
+			p.MTU, p.mtuFrom = want, from
+		}
 		uplink := b.leavesBy(p)
 		known := b.uplinkMTU(uplink)
 		switch {
@@ -31,6 +45,20 @@ func (b *builder) settleMTUs() {
 		}
 		b.checkIPv6MTU(p, known)
 	}
+}
+
+// carried says which uplink doesn't carry packets of a size; what isn't known is said of pods that send such packets.
+func carried(s *situation, bytes string) string {
+	want, _ := strconv.Atoi(bytes)
+	if s.set.Host == nil {
+		return ""
+	}
+	for _, u := range s.node.Uplinks {
+		if d, ok := s.set.Host.Devices[u]; ok && d.MTU < want {
+			return fmt.Sprintf("uplink %s carries %d; raise it first, where its network can (ip link set %s mtu %s)", u, d.MTU, u, bytes)
+		}
+	}
+	return ""
 }
 
 // minIPv6MTU is the least that IPv6 works with (RFC 8200); the kernel switches it off on devices that carry less.

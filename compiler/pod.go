@@ -18,6 +18,8 @@ const (
 	inPod
 	inNodeDefaults
 	inDefaults
+	inNodeTuning
+	inTuning
 )
 
 // pod is one pod with its defaults merged.
@@ -28,7 +30,10 @@ type pod struct {
 	addrs      []address
 
 	// Where the merged fields come from.
-	nodeFrom, attachFrom, uplinkFrom, addrsFrom, mtuFrom, netnsFrom, interfaceFrom layer
+	nodeFrom, attachFrom, uplinkFrom, addrsFrom, mtuFrom, netnsFrom, interfaceFrom, congestionFrom layer
+
+	// congestion is the pod's congestion control once it is settled, "" to leave the kernel's, and the field that asks for it.
+	congestion, congestionPath string
 
 	// bad pods have a mistake already; nothing more is said of them that could follow from it.
 	bad bool
@@ -62,6 +67,10 @@ func (p *pod) from(l layer, name string) string {
 		return p.node.path + ".podDefaults." + name
 	case inDefaults:
 		return "podDefaults." + name
+	case inNodeTuning:
+		return p.node.path + ".tuning." + name
+	case inTuning:
+		return "tuning." + name
 	}
 	return p.path
 }
@@ -114,6 +123,7 @@ func (p *pod) merge(node, all *schema.Pod) {
 	pick(&p.MTU, &p.mtuFrom, node.MTU, all.MTU)
 	pick(&p.NetNS, &p.netnsFrom, node.NetNS, all.NetNS)
 	pick(&p.Interface, &p.interfaceFrom, node.Interface, all.Interface)
+	pick(&p.CongestionControl, &p.congestionFrom, node.CongestionControl, all.CongestionControl)
 	if p.Attach == "" {
 		p.Attach = "auto"
 	}

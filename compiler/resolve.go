@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
-	"plumb.internal/plumb/reconciler/resource"
 )
 
 // explicitly is the reason of what the files require.
@@ -76,7 +75,10 @@ func (t *setting) auto(s *situation) (value, reason string) {
 // refuse says why a value can't be had, and what can; "" where it can be had.
 func (t *setting) refuse(value string, s *situation) string {
 	o := t.option(value)
-	if o == nil {
+	switch {
+	case o == nil && t.others == nil:
+		return "there is no such value" // the schema says so first
+	case o == nil:
 		return t.others.unfit(s, value)
 	}
 	why := o.obstacle(s)
@@ -92,11 +94,13 @@ func (t *setting) refuse(value string, s *situation) string {
 	switch {
 	case len(can) > 0:
 		return sentences(why, "this machine can do "+strings.Join(can, ", "))
-	case t.neither != "":
+	default:
 		return sentences(why, t.neither)
 	}
-	return why
 }
+
+// limit says what a value does less well here, or "".
+func (t *setting) limit(value string, s *situation) string { return t.option(value).limit(s) }
 
 func (o *option) limit(s *situation) string {
 	if o == nil || o.limits == nil {
@@ -122,7 +126,7 @@ func (b *builder) choose(subject, wanted, path string, s *situation) string {
 		b.refused(t, wanted, path, why)
 		return ""
 	}
-	b.choice(subject, wanted, wanted, sentences(explicitly, t.option(wanted).limit(s)))
+	b.choice(subject, wanted, wanted, sentences(explicitly, t.limit(wanted, s)))
 	return wanted
 }
 
@@ -135,20 +139,9 @@ func (b *builder) refused(t *setting, wanted, path, why string) {
 	b.add(path, "", "%s: %s", fmt.Sprintf(format, wanted), why)
 }
 
-func (b *builder) choice(subject, wanted, chosen, reason string) {
-	b.out.Choices = append(b.out.Choices, resource.Choice{Subject: subject, Wanted: wanted, Chosen: chosen, Reason: reason})
-}
-
 // situation is that of the node.
-func (b *builder) situation() *situation { return &situation{set: b.set, services: b.services} }
-
-// wish is what the files say of a setting, and where: a node's own word goes before that for all. The path is that of the
-// field for all, "routing.services".
-func (b *builder) wish(node, all, path string) (wanted, at string) {
-	if node != "" {
-		return node, b.node.path + "." + path
-	}
-	return all, path
+func (b *builder) situation() *situation {
+	return &situation{set: b.set, node: b.node, services: b.services, way: b.datapath.way}
 }
 
 // asks reports whether a word is a requirement.

@@ -62,9 +62,6 @@ func unbuiltPod(path string, p *schema.Pod, refuse func(string)) {
 	if len(p.DNS.Servers)+len(p.DNS.Search) > 0 {
 		refuse(path + ".dns")
 	}
-	if asks(p.CongestionControl) {
-		refuse(path + ".congestionControl")
-	}
 }
 
 func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
@@ -91,13 +88,13 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		name  string
 		asked bool
 	}{
-		{"mtu", t.MTU != 0},
 		{"bigTCP", asks(t.BigTCP)},
 		{"bandwidthManager", asks(t.BandwidthManager)},
 		{"conntrackBypass", asks(t.ConntrackBypass)},
 		{"xdp", asks(t.XDP)},
-		{"congestionControl", asks(t.CongestionControl)},
-		{"host", h.CPUGovernor != "" || asks(h.IRQBalance) || len(h.IRQAffinity) > 0 || h.Profile != ""},
+		{"host.cpuGovernor", h.CPUGovernor != ""},
+		{"host.irqbalance", asks(h.IRQBalance)},
+		{"host.irqAffinity", len(h.IRQAffinity) > 0},
 	} {
 		if f.asked {
 			refuse(path + "." + f.name)

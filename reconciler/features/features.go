@@ -43,6 +43,25 @@ type HostFacts struct {
 	MemoryBytes int64             `json:"memory_bytes"`
 	CPUs        int               `json:"cpus"`
 	Devices     map[string]Device `json:"devices"`
+	// Congestion is how TCP can be kept from flooding a path; nil where the kernel doesn't tell.
+	Congestion *Congestion `json:"congestion,omitempty"`
+	// Sysctls are those of [Sysctls] that the namespace has; nil where nobody looked.
+	Sysctls []string `json:"sysctls,omitempty"`
+	// Preempt is when the kernel takes the processor from what it is doing itself: none, voluntary, lazy, full or rt; "" where
+	// it doesn't tell.
+	Preempt string `json:"preempt,omitempty"`
+}
+
+// Congestion are the algorithms of TCP's congestion control.
+type Congestion struct {
+	Available []string `json:"available"` // that the kernel has now; modules that aren't loaded are missing
+	Allowed   []string `json:"allowed"`   // that namespaces other than the first one may have
+}
+
+// Sysctls are the settings whose being there is a fact of a host: a namespace other than the first one has few of them.
+var Sysctls = []string{
+	"net.core.busy_poll", "net.core.busy_read", "net.core.somaxconn",
+	"net.ipv4.tcp_congestion_control", "net.ipv4.tcp_fastopen", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
 }
 
 // Set is everything that is known of one machine. It is the file that `plumb features -o json` writes.

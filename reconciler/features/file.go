@@ -152,7 +152,14 @@ func (s *Set) Table(w io.Writer) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", f, st.answer(), cmp.Or(st.Since, "-"), st.Reason)
 	}
 	if h := s.Host; h != nil {
-		fmt.Fprintf(tw, "\nmemory %d MiB, %d CPUs\n\n", h.MemoryBytes>>20, h.CPUs)
+		fmt.Fprintf(tw, "\nmemory %d MiB, %d CPUs\n", h.MemoryBytes>>20, h.CPUs)
+		if c := h.Congestion; c != nil {
+			fmt.Fprintf(tw, "congestion control %s; of pods %s\n", strings.Join(c.Available, ", "), strings.Join(c.Allowed, ", "))
+		}
+		if h.Preempt != "" {
+			fmt.Fprintf(tw, "preemption %s\n", h.Preempt)
+		}
+		fmt.Fprintln(tw)
 		fmt.Fprintf(tw, "DEVICE\tMTU\tDRIVER\tXDP\tREASON\n")
 		for _, name := range sortedKeys(h.Devices) {
 			d := h.Devices[name]

@@ -60,6 +60,7 @@ func hostFacts() (*HostFacts, error) {
 		d.XDP, d.Reason = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}
+	facts.Congestion, facts.Sysctls, facts.Preempt = congestion(), sysctls(), preempt()
 	return facts, nil
 }
 

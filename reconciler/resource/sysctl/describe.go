@@ -6,8 +6,13 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Describe implements resource.Describer, as sysctl(8) prints it: "net.ipv4.ip_forward = 1".
-func (s Sysctl) Describe() string { return s.Key + " = " + s.Value }
+// Describe implements resource.Describer, as sysctl(8) prints it: "net.ipv4.ip_forward = 1", or "net.core.somaxconn >= 2048".
+func (s Sysctl) Describe() string {
+	if s.AtLeast {
+		return s.Key + " >= " + s.Value
+	}
+	return s.Key + " = " + s.Value
+}
 
 // Recorded implements resource.Recorder: the value from before is on record.
 func (s Sysctl) Recorded() bool { return true }

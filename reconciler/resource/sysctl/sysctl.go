@@ -5,6 +5,7 @@ package sysctl
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
@@ -24,6 +25,8 @@ type Sysctl struct {
 	// OnlyFrom, if set, is the one present value that is changed; any other is left alone and counts as right.
 	// (accept_ra: 1 must become 2 before forwarding is switched on; 0 stays 0.)
 	OnlyFrom string
+	// AtLeast leaves numbers alone that are larger already: Value is the least of each.
+	AtLeast bool
 	// Follow is another setting that must be in place first; zero for none.
 	Follow resource.ID
 	From   string
@@ -76,7 +79,7 @@ type Ops struct{}
 
 // Diff lists what differs between the present and the desired value.
 func (Ops) Diff(observed, desired Sysctl) (fields []resource.Field, inPlace bool) {
-	before, after := fold(observed.Value), fold(desired.Value)
+	before, after := fold(observed.Value), desired.over(observed.Value)
 	if before == after || (desired.OnlyFrom != "" && before != fold(desired.OnlyFrom)) {
 		return nil, true
 	}
@@ -85,6 +88,21 @@ func (Ops) Diff(observed, desired Sysctl) (fields []resource.Field, inPlace bool
 
 // fold makes values comparable: the kernel separates numbers by tabs, people by spaces.
 func fold(value string) string { return strings.Join(strings.Fields(value), " ") }
+
+// over is what a setting becomes that has a value now: the larger numbers of both, if the desired ones are the least.
+func (s Sysctl) over(now string) string {
+	want, have := strings.Fields(s.Value), strings.Fields(now)
+	if s.AtLeast && len(want) == len(have) {
+		for i := range want {
+			w, err1 := strconv.ParseInt(want[i], 10, 64)
+			h, err2 := strconv.ParseInt(have[i], 10, 64)
+			if err1 == nil && err2 == nil && h > w {
+				want[i] = have[i]
+			}
+		}
+	}
+	return strings.Join(want, " ")
+}
 
 func on(value string) bool { v := fold(value); return v != "" && v != "0" }
 

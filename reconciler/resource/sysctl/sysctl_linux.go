@@ -220,6 +220,7 @@ func set(h *host.Host, s Sysctl, fresh bool) error {
 		if err != nil {
 			return err
 		}
+		s.Value = s.over(now)
 		if fields, _ := (Ops{}).Diff(Sysctl{Value: now}, s); len(fields) == 0 {
 			if fresh { // what we leave alone isn't ours, and an old record isn't about this
 				return dropRecord(h, s)

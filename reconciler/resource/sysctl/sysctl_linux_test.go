@@ -102,6 +102,7 @@ func TestKind(t *testing.T) {
 		Samples: []sysctl.Sysctl{
 			{Key: "net.ipv4.ip_forward", Value: "1"}, {Key: "net.ipv6.conf.all.forwarding", Value: "1"},
 			{Key: "net.ipv4.conf.eth0.rp_filter", Value: "2"}, {Key: "net.ipv4.conf.eth0.rp_filter", Value: "1"},
+			{Key: "net.ipv4.tcp_rmem", Value: "4096 131072 67108864", AtLeast: true},
 			{Key: "net.ipv4.ip_local_port_range", Value: "20000 30000"}, {Key: "net.ipv4.conf.eth9/5.rp_filter", Value: "2"},
 		},
 		Setup: func(t *testing.T, h *host.Host) {
@@ -205,6 +206,41 @@ func TestFirstPrior(t *testing.T) {
 	}
 	if v := get(t, h, "", s.Key); v != "0" {
 		t.Errorf("the value is %s", v)
+	}
+}
+
+// What is larger already stays: all of it, or those numbers that are. Whatever was there comes back.
+func TestAtLeast(t *testing.T) {
+	const key = "net.ipv4.tcp_rmem"
+	for was, is := range map[string]string{
+		"4096 131072 6291456":  "4096 131072 16777216",
+		"8192 65536 6291456":   "8192 131072 16777216",
+		"4096 131072 33554432": "4096 131072 33554432",
+	} {
+		h := kindtest.Root(t)
+		set(t, h, "", key, was)
+		was = get(t, h, "", key)
+		s := sysctl.Sysctl{Key: key, Value: "4096 131072 16777216", AtLeast: true}
+		update(t, h, s)
+		if v := strings.Join(strings.Fields(get(t, h, "", key)), " "); v != is {
+			t.Errorf("%q became %q", was, v)
+		}
+		owned, _, err := (sysctl.Ops{}).Observe(t.Context(), h, []sysctl.Sysctl{s})
+		if err != nil || len(owned) != 1 {
+			t.Fatalf("observed %v, %v", owned, err)
+		}
+		if fields, _ := (sysctl.Ops{}).Diff(owned[0], s); len(fields) != 0 {
+			t.Errorf("after %q it differs: %v", was, fields)
+		}
+		if err := (sysctl.Ops{}).Delete(t.Context(), h, s); err != nil {
+			t.Fatal(err)
+		}
+		if v := get(t, h, "", key); v != was {
+			t.Errorf("%q came back as %q", was, v)
+		}
+		if r := records(t, h); len(r) != 0 {
+			t.Errorf("records left: %v", r)
+		}
 	}
 }
 
