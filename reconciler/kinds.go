@@ -16,6 +16,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/netns"
 	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/nic"
+	"plumb.internal/plumb/reconciler/resource/qdisc"
 	"plumb.internal/plumb/reconciler/resource/route"
 	"plumb.internal/plumb/reconciler/resource/rule"
 	"plumb.internal/plumb/reconciler/resource/service"
@@ -79,6 +80,7 @@ var kinds = table{
 	sysctl.Kind:   of(sysctl.Ops{}),
 	hostfile.Kind: of(hostfile.Ops{}),
 	nic.Kind:      of(nic.Ops{}),
+	qdisc.Kind:    of(qdisc.Ops{}),
 	endpoint.Kind: of(endpoint.Ops{}),
 	service.Kind:  of(service.Ops{}),
 	nft.Kind:      of(nft.Ops{}),

@@ -6,6 +6,7 @@
 //	ns_linux.go       NS: cached dumps of one namespace, single look-ups, requests, threads that visit it
 //	conn_linux.go     one rtnetlink socket
 //	links_linux.go    devices, as dumps and look-ups show them
+//	qdiscs_linux.go   queueing disciplines
 //	tables_linux.go   addresses, routes, neighbours and rules
 //	bpffs_linux.go    the node's folder of the BPF file system
 //	maps_linux.go     the maps that are pinned there, open

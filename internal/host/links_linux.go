@@ -23,6 +23,9 @@ type Link struct {
 	// STP, ForwardDelay (in 1/100 s) and Snooping are a bridge's settings.
 	STP, ForwardDelay uint32
 	Snooping          bool
+	// Qdisc is the type of the queueing discipline at the root, TxQueues for how many queues the device has room.
+	Qdisc    string
+	TxQueues int
 	// TSOMaxSize is the largest GSOMaxSize that the driver takes; 0 where the kernel doesn't say (before 5.19).
 	TSOMaxSize uint32
 	// Hairpin says that a bridge's port sends out frames that came in by it.
@@ -84,6 +87,10 @@ func parseLink(m []byte) (*Link, error) {
 			}
 		case unix.IFLA_MTU:
 			l.MTU = int(a.u32())
+		case unix.IFLA_QDISC:
+			l.Qdisc = a.text()
+		case unix.IFLA_NUM_TX_QUEUES:
+			l.TxQueues = int(a.u32())
 		case unix.IFLA_GSO_MAX_SIZE:
 			l.GSOMaxSize = a.u32()
 		case unix.IFLA_GRO_MAX_SIZE:

@@ -37,6 +37,7 @@ type NS struct {
 	neighs  cached[Neigh]
 	proxies cached[Neigh]
 	rules   cached[netlink.Rule]
+	qdiscs  cached[Qdisc]
 }
 
 // connect opens the socket; the calling thread is in the namespace.
@@ -63,6 +64,7 @@ func (ns *NS) Forget() {
 	ns.neighs.forget()
 	ns.proxies.forget()
 	ns.rules.forget()
+	ns.qdiscs.forget()
 }
 
 // Handle returns the netlink library's handle in this namespace, made when first asked for. It panics where the process
@@ -107,6 +109,9 @@ func (ns *NS) Proxies() ([]Neigh, error) {
 
 // Rules lists the policy routing rules of both families.
 func (ns *NS) Rules() ([]netlink.Rule, error) { return ns.rules.get(ns.conn.rules) }
+
+// Qdiscs lists the queueing disciplines of all devices.
+func (ns *NS) Qdiscs() ([]Qdisc, error) { return ns.qdiscs.get(ns.conn.qdiscs) }
 
 // LinkIndex asks the kernel for the index of a device. The error wraps fs.ErrNotExist where there is none.
 func (ns *NS) LinkIndex(name string) (int, error) {

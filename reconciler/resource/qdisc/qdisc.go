@@ -1,0 +1,196 @@
+// Package qdisc is the kind of the queueing discipline that a device sends by: fq, which lets packets go at the times
+// written on them, and tbf and htb, which hold them back to a rate where there is no fq.
+//
+// The handle is the mark, set in the call that makes the qdisc. Handle 0 is the kernel's own choice: it is replaced, and
+// comes back by itself when ours is deleted. Anything else is somebody's.
+package qdisc
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+)
+
+// Kind is the name of this kind.
+const Kind resource.Kind = "qdisc"
+
+// The types.
+const (
+	FQ  = "fq"  // one for each queue of the device, under mq
+	TBF = "tbf" // one rate for all
+	HTB = "htb" // a rate for each class
+)
+
+// Qdisc is the root queueing discipline of one device.
+type Qdisc struct {
+	NetNS string
+	Dev   string
+	Type  string
+	// Rate is that of tbf, in bits per second.
+	Rate uint64
+	// Classes are those of htb, in the order of their numbers.
+	Classes []Class
+	// Link is what makes the device; zero for somebody else's.
+	Link resource.ID
+	From string
+
+	// What follows is observed only.
+
+	// Faults is what isn't as plumb makes it: a queue without fq.
+	Faults string
+	// Handle is that of somebody else's: "1:".
+	Handle string
+}
+
+// Class is what htb sends at a rate of its own: packets whose priority is the handle's major number and Minor. All others
+// pass at once.
+type Class struct {
+	Minor uint16
+	Rate  uint64 // bits per second
+}
+
+// ID implements resource.Resource.
+func (q Qdisc) ID() resource.ID { return resource.ID{Kind: Kind, NetNS: q.NetNS, Name: q.Dev} }
+
+// After implements resource.Resource.
+func (q Qdisc) After() []resource.ID { return q.DiesWith() }
+
+// DiesWith implements resource.Resource: the namespace and the device, where that is plumb's.
+func (q Qdisc) DiesWith() []resource.ID {
+	var ids []resource.ID
+	if q.NetNS != "" {
+		ids = append(ids, resource.ID{Kind: "netns", Name: q.NetNS})
+	}
+	if q.Link != (resource.ID{}) {
+		ids = append(ids, q.Link)
+	}
+	return ids
+}
+
+// Requires implements resource.Resource.
+func (q Qdisc) Requires() []features.Feature {
+	switch q.Type {
+	case FQ:
+		return []features.Feature{features.QdiscFQ}
+	case TBF:
+		return []features.Feature{features.QdiscTBF}
+	case HTB:
+		return []features.Feature{features.QdiscHTB}
+	}
+	return nil
+}
+
+// Origin implements resource.Resource.
+func (q Qdisc) Origin() string { return q.From }
+
+// Device implements resource.Sitter.
+func (q Qdisc) Device() resource.Device { return resource.Device{NetNS: q.NetNS, Name: q.Dev} }
+
+// WithLink implements resource.Sitter.
+func (q Qdisc) WithLink(id resource.ID) resource.Resource {
+	q.Link = id
+	return q
+}
+
+// Restored implements resource.Restorer: all queues of a damaged one.
+func (q Qdisc) Restored(*resource.Found) resource.Resource {
+	q.Faults = ""
+	return q
+}
+
+// Describe implements resource.Describer: "fq dev eth0 root", "tbf dev pl1 root rate 100Mbit".
+func (q Qdisc) Describe() string {
+	var b strings.Builder
+	b.WriteString(q.Type)
+	if q.Handle != "" {
+		b.WriteString(" " + q.Handle)
+	}
+	fmt.Fprintf(&b, " dev %s root", q.Dev)
+	if q.Rate != 0 {
+		b.WriteString(" rate " + bits(q.Rate))
+	}
+	for _, c := range q.Classes {
+		fmt.Fprintf(&b, " class :%x rate %s", c.Minor, bits(c.Rate))
+	}
+	return b.String()
+}
+
+// bits is a rate as tc(8) prints it.
+func bits(rate uint64) string {
+	for _, u := range []struct {
+		unit string
+		size uint64
+	}{{"Gbit", 1e9}, {"Mbit", 1e6}, {"Kbit", 1e3}} {
+		if rate >= u.size && rate%u.size == 0 {
+			return fmt.Sprintf("%d%s", rate/u.size, u.unit)
+		}
+	}
+	return fmt.Sprintf("%dbit", rate)
+}
+
+// Ops implements reconciler.Ops for queueing disciplines.
+type Ops struct{}
+
+// Diff lists what differs. The type can't be changed under one handle.
+func (Ops) Diff(observed, desired Qdisc) (fields []resource.Field, inPlace bool) {
+	add := func(name, before, after string) {
+		fields = append(fields, resource.Field{Name: name, Before: before, After: after})
+	}
+	if observed.Type != desired.Type {
+		add("type", observed.Type, desired.Type)
+		return fields, false
+	}
+	if observed.Rate/8 != desired.Rate/8 { // the kernel counts bytes
+		add("rate", bits(observed.Rate), bits(desired.Rate))
+	}
+	if observed.Faults != desired.Faults {
+		add("faults", observed.Faults, desired.Faults)
+	}
+	for _, c := range desired.Classes {
+		switch old, ok := observed.class(c.Minor); {
+		case !ok:
+			add(c.name(), "", bits(c.Rate))
+		case old.Rate/8 != c.Rate/8:
+			add(c.name(), bits(old.Rate), bits(c.Rate))
+		}
+	}
+	for _, c := range observed.Classes {
+		if _, ok := desired.class(c.Minor); !ok {
+			add(c.name(), bits(c.Rate), "")
+		}
+	}
+	return fields, true
+}
+
+func (q Qdisc) class(minor uint16) (Class, bool) {
+	i := slices.IndexFunc(q.Classes, func(c Class) bool { return c.Minor == minor })
+	if i < 0 {
+		return Class{}, false
+	}
+	return q.Classes[i], true
+}
+
+func (c Class) name() string { return fmt.Sprintf("class :%x rate", c.Minor) }
+
+// Conflicts implements reconciler.Conflicter: an administrator's qdisc is in the way of ours.
+func (Ops) Conflicts(desired resource.State, foreign []Qdisc) []resource.Conflict {
+	var conflicts []resource.Conflict
+	for _, f := range foreign {
+		r, wanted := desired[f.ID()]
+		if !wanted {
+			continue
+		}
+		fix := "take it away (tc qdisc del dev " + f.Dev + " root)"
+		if f.NetNS != "" {
+			fix = "take it away (tc -n " + f.NetNS + " qdisc del dev " + f.Dev + " root)"
+		}
+		if from := r.Origin(); from != "" {
+			fix += ", or change " + from
+		}
+		conflicts = append(conflicts, resource.Conflict{ID: f.ID(), Foreign: "qdisc " + f.Describe(), Owner: "not marked as plumb's", Fix: fix})
+	}
+	return conflicts
+}

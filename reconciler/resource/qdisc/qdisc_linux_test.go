@@ -1,0 +1,233 @@
+package qdisc_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/internal/kindtest"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/link"
+	"plumb.internal/plumb/reconciler/resource/qdisc"
+)
+
+// queues makes a device eth1 with two queues, up.
+func queues(t *testing.T, h *host.Host) {
+	t.Helper()
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.NumTxQueues, attrs.NumRxQueues = "eth1", 2, 2
+	if err := ns.Handle().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far1", PeerTxQLen: -1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"eth1", "far1"} {
+		l, err := ns.Link(name)
+		if err == nil {
+			err = ns.Handle().LinkSetUp(l)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.Forget()
+}
+
+// list is what a device has, as "KIND HANDLE parent PARENT" in order.
+func list(t *testing.T, h *host.Host, dev string) (lines []string) {
+	t.Helper()
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ns.Link(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Forget()
+	all, err := ns.Qdiscs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range all {
+		if q.LinkIndex != l.Index {
+			continue
+		}
+		line := q.Kind + " root"
+		if !q.Root() {
+			line = q.Kind + " parent " + netlink.HandleStr(q.Parent)
+		}
+		if q.Handle>>16 == resource.QdiscMajor {
+			line += " ours"
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func create(t *testing.T, h *host.Host, q qdisc.Qdisc) {
+	t.Helper()
+	err := (qdisc.Ops{}).Create(t.Context(), h, q)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKind(t *testing.T) {
+	kindtest.Run(t, kindtest.Kind[qdisc.Qdisc]{
+		Ops: qdisc.Ops{},
+		Samples: []qdisc.Qdisc{
+			{Dev: "eth0", Type: qdisc.TBF, Rate: 100e6},
+			{Dev: "eth0", Type: qdisc.TBF, Rate: 10e6 + 7}, // not a whole number of bytes
+			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 10e6}}},
+			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 40e9}, {Minor: 0x12, Rate: 5e6}}},
+			{Dev: "eth0", Type: qdisc.FQ},
+			{Dev: "eth1", Type: qdisc.FQ},
+		},
+		Setup: queues,
+		Foreign: func(t *testing.T, h *host.Host, q qdisc.Qdisc) func(*testing.T) {
+			ns, err := h.NS("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := ns.Link(q.Dev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = ns.Handle().QdiscAdd(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Index, Handle: 1 << 16, Parent: netlink.HANDLE_ROOT},
+				Rate: 1 << 20, Limit: 1 << 16, Buffer: 1 << 14})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := list(t, h, q.Dev)
+			return func(t *testing.T) {
+				if now := list(t, h, q.Dev); !slices.Equal(now, before) {
+					t.Errorf("before %q, now %q", before, now)
+				}
+			}
+		},
+	})
+}
+
+// A device with several queues gets one fq for each, below a root that carries the mark; what the kernel had chosen comes
+// back by itself.
+func TestQueues(t *testing.T) {
+	h := kindtest.Root(t)
+	queues(t, h)
+	for dev, want := range map[string][]string{
+		"eth0": {"fq root ours"},
+		"eth1": {"fq parent 706c:1", "fq parent 706c:2", "mq root ours"},
+	} {
+		before := list(t, h, dev)
+		q := qdisc.Qdisc{Dev: dev, Type: qdisc.FQ}
+		create(t, h, q)
+		if now := list(t, h, dev); !slices.Equal(now, want) {
+			t.Errorf("%s has %q, want %q", dev, now, want)
+		}
+		if err := (qdisc.Ops{}).Delete(t.Context(), h, q); err != nil {
+			t.Fatal(err)
+		}
+		if now := list(t, h, dev); !slices.Equal(now, before) {
+			t.Errorf("%s has %q, before it had %q", dev, now, before)
+		}
+	}
+}
+
+// A queue that lost its fq is a fault, and is healed without touching the others.
+func TestQueueOfSomebodyElse(t *testing.T) {
+	h := kindtest.Root(t)
+	queues(t, h)
+	q := qdisc.Qdisc{Dev: "eth1", Type: qdisc.FQ}
+	create(t, h, q)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ns.Link("eth1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Handle().QdiscReplace(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Index, Parent: resource.QdiscMajor<<16 | 2},
+		Rate: 1 << 20, Limit: 1 << 16, Buffer: 1 << 14}); err != nil {
+		t.Fatal(err)
+	}
+	h.Forget()
+	owned, _, err := (qdisc.Ops{}).Observe(t.Context(), h, nil)
+	if err != nil || len(owned) != 1 {
+		t.Fatalf("observed %v, %v", owned, err)
+	}
+	fields, inPlace := (qdisc.Ops{}).Diff(owned[0], q)
+	if len(fields) != 1 || fields[0].Before != "queue 2 has tbf" || !inPlace {
+		t.Errorf("differs: %v", fields)
+	}
+	before := h.Writes()
+	if err := (qdisc.Ops{}).Update(t.Context(), h, owned[0], q); err != nil {
+		t.Fatal(err)
+	}
+	if n := h.Writes() - before; n != 1 {
+		t.Errorf("%d writes", n)
+	}
+	if now := list(t, h, "eth1"); !slices.Equal(now, []string{"fq parent 706c:1", "fq parent 706c:2", "mq root ours"}) {
+		t.Errorf("eth1 has %q", now)
+	}
+}
+
+// Ours is found on pods' devices too, without being asked for, and goes with the link.
+func TestInPod(t *testing.T) {
+	h := kindtest.Root(t)
+	kindtest.Pod(t, h, "web")
+	l := link.Link{NetNS: "web", Name: "eth0", Type: link.Veth, MTU: 1500, MAC: "02:00:00:00:01:01",
+		Peer: &link.Peer{Name: "pl1", MTU: 1500, MAC: "02:00:00:00:01:02"}}
+	if err := (link.Ops{}).Create(t.Context(), h, l); err != nil {
+		t.Fatal(err)
+	}
+	h.Forget()
+	for _, q := range []qdisc.Qdisc{{NetNS: "web", Dev: "eth0", Type: qdisc.TBF, Rate: 1e6, Link: l.ID()}, {Dev: "pl1", Type: qdisc.TBF, Rate: 2e6, Link: l.ID()}} {
+		create(t, h, q)
+	}
+	h.Forget()
+	owned, foreign, err := (qdisc.Ops{}).Observe(t.Context(), h, nil)
+	if err != nil || len(owned) != 2 || len(foreign) != 0 {
+		t.Fatalf("observed %v, %v, %v", owned, foreign, err)
+	}
+	var lines []string
+	for _, q := range owned {
+		lines = append(lines, q.ID().String()+": "+q.Describe())
+	}
+	slices.Sort(lines)
+	if want := []string{"qdisc pl1: tbf dev pl1 root rate 2Mbit", "qdisc web/eth0: tbf dev eth0 root rate 1Mbit"}; !slices.Equal(lines, want) {
+		t.Errorf("observed %q", lines)
+	}
+	if err := (link.Ops{}).Delete(t.Context(), h, l); err != nil {
+		t.Fatal(err)
+	}
+	h.Forget()
+	if owned, _, err = (qdisc.Ops{}).Observe(t.Context(), h, nil); err != nil || len(owned) != 0 {
+		t.Errorf("left: %v, %v", owned, err)
+	}
+	for _, q := range []qdisc.Qdisc{{NetNS: "web", Dev: "eth0"}, {NetNS: "gone", Dev: "eth0"}} {
+		if err := (qdisc.Ops{}).Delete(t.Context(), h, q); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	q := qdisc.Qdisc{NetNS: "web", Dev: "eth0", Type: qdisc.FQ, From: "pods.web.bandwidth"}
+	got := (qdisc.Ops{}).Conflicts(resource.State{q.ID(): q}, []qdisc.Qdisc{{NetNS: "web", Dev: "eth0", Type: "cake", Handle: "1:"}, {Dev: "eth0", Type: "sfq", Handle: "2:"}})
+	if len(got) != 1 || got[0].Foreign != "qdisc cake 1: dev eth0 root" || !strings.Contains(got[0].Fix, "tc -n web qdisc del dev eth0 root") ||
+		!strings.Contains(got[0].Fix, q.From) {
+		t.Errorf("conflicts: %+v", got)
+	}
+}
