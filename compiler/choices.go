@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -44,8 +45,9 @@ type option struct {
 
 // others are the values of a setting that depend on the machine.
 type others struct {
-	what  string // they are, for people
-	unfit func(*situation, string) string
+	what   string // they are, for people
+	unfit  func(*situation, string) string
+	limits func(*situation) string
 }
 
 // situation is what options are judged by.
@@ -140,13 +142,15 @@ var settings = []setting{
 				unless: "the pod's namespace may not have it", limits: bbrLimits,
 				why: "it goes by the path's rate and not by what is lost, which is better over long or lossy paths and takes more than its share on others"},
 		},
-		others: &others{"names that net.ipv4.tcp_available_congestion_control lists, such as cubic; for pods tcp_allowed_congestion_control", knownCongestion},
+		others: &others{what: "names that net.ipv4.tcp_available_congestion_control lists, such as cubic; for pods tcp_allowed_congestion_control",
+			unfit: knownCongestion},
 	},
 	{
 		subject: tuningMTU,
-		doc:     "The largest packet, in bytes, of pods that name none. If left out it is 1500, or what the uplink carries if that is less.",
+		doc: "The largest packet, in bytes: of the uplinks, whose network must carry it, and of pods that name no mtu. If left out the " +
+			"uplinks stay as they are, and such pods have 1500, or what their uplink carries if that is less.",
 		refused: "mtu can't be %s",
-		others:  &others{"numbers up to what every uplink of the node carries", carried},
+		others:  &others{what: "numbers that every uplink's driver takes", limits: jumbo},
 	},
 	{
 		subject: hostProfile,
@@ -193,6 +197,13 @@ func notByNftables(s *situation) string {
 		return "nftables has no Maglev tables"
 	}
 	return ""
+}
+
+func jumbo(s *situation) string {
+	if len(s.node.Uplinks) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("uplinks (%s) have it too, so their networks must carry it", strings.Join(s.node.Uplinks, ", "))
 }
 
 func bbrInPod(s *situation) string { return allowedCongestion(s, "bbr") }

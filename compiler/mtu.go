@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"plumb.internal/plumb/reconciler/resource/nic"
 )
 
 // defaultMTU is for pods whose files name no MTU, if the uplink carries that much.
@@ -11,18 +13,18 @@ const defaultMTU = 1500
 
 // settleMTUs fills in the MTUs that are left out, and checks the others against the uplink that the pods' packets leave by.
 func (b *builder) settleMTUs() {
-	want, from := b.node.Tuning.MTU, inNodeTuning
-	if want == 0 {
-		want, from = b.cfg.Tuning.MTU, inTuning
-	}
+	want, from := b.tunedMTU()
 	if want != 0 {
 		path := (&pod{node: b.node}).from(from, "mtu")
-		if b.choose(tuningMTU, strconv.Itoa(want), path, b.situation()) == "" {
-			want = 0
+		if b.choose(tuningMTU, strconv.Itoa(want), path, b.situation()) != "" {
+			b.tuned.mtu = want
+			for _, u := range b.node.Uplinks {
+				b.nic(u, nic.MTU, uint32(want), path)
+			}
 		}
 	}
 	for _, p := range b.node.pods {
-		if p.MTU == 0 && want != 0 {
+		if p.MTU == 0 && b.tuned.mtu != 0 {
 			p.MTU, p.mtuFrom = want, from
 		}
 		uplink := b.leavesBy(p)
@@ -47,18 +49,12 @@ func (b *builder) settleMTUs() {
 	}
 }
 
-// carried says which uplink doesn't carry packets of a size; what isn't known is said of pods that send such packets.
-func carried(s *situation, bytes string) string {
-	want, _ := strconv.Atoi(bytes)
-	if s.set.Host == nil {
-		return ""
+// tunedMTU is the MTU that the files ask for on the node, and where; 0 for none.
+func (b *builder) tunedMTU() (bytes int, from layer) {
+	if n := b.node.Tuning.MTU; n != 0 {
+		return n, inNodeTuning
 	}
-	for _, u := range s.node.Uplinks {
-		if d, ok := s.set.Host.Devices[u]; ok && d.MTU < want {
-			return fmt.Sprintf("uplink %s carries %d; raise it first, where its network can (ip link set %s mtu %s)", u, d.MTU, u, bytes)
-		}
-	}
-	return ""
+	return b.cfg.Tuning.MTU, inTuning
 }
 
 // minIPv6MTU is the least that IPv6 works with (RFC 8200); the kernel switches it off on devices that carry less.
@@ -89,12 +85,16 @@ func (b *builder) leavesBy(p *pod) string {
 	return ""
 }
 
-// uplinkMTU is 0 if it isn't known.
+// uplinkMTU is what an uplink carries once the files are applied, 0 if it isn't known.
 func (b *builder) uplinkMTU(uplink string) int {
 	if b.set.Host == nil {
-		return 0
+		return b.tuned.mtu
 	}
-	return b.set.Host.Devices[uplink].MTU
+	d, there := b.set.Host.Devices[uplink]
+	if there && b.tuned.mtu != 0 && slices.Contains(b.node.Uplinks, uplink) {
+		return b.tuned.mtu
+	}
+	return d.MTU
 }
 
 // warn notes something once.

@@ -78,6 +78,8 @@ func (t *setting) refuse(value string, s *situation) string {
 	switch {
 	case o == nil && t.others == nil:
 		return "there is no such value" // the schema says so first
+	case o == nil && t.others.unfit == nil:
+		return ""
 	case o == nil:
 		return t.others.unfit(s, value)
 	}
@@ -100,10 +102,18 @@ func (t *setting) refuse(value string, s *situation) string {
 }
 
 // limit says what a value does less well here, or "".
-func (t *setting) limit(value string, s *situation) string { return t.option(value).limit(s) }
+func (t *setting) limit(value string, s *situation) string {
+	if o := t.option(value); o != nil {
+		return o.limit(s)
+	}
+	if t.others != nil && t.others.limits != nil {
+		return t.others.limits(s)
+	}
+	return ""
+}
 
 func (o *option) limit(s *situation) string {
-	if o == nil || o.limits == nil {
+	if o.limits == nil {
 		return ""
 	}
 	return o.limits(s)

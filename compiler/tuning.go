@@ -2,10 +2,12 @@ package compiler
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/nic"
 	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
@@ -38,6 +40,27 @@ const congestionKey = "net.ipv4.tcp_congestion_control"
 type tuned struct {
 	profile, profileFrom       string
 	congestion, congestionFrom string
+	mtu                        int // of the uplinks; 0 leaves them alone
+
+	nics map[string]nic.NIC // somebody else's devices, such as uplinks, that get settings
+}
+
+// nic sets something of a device in the root namespace that isn't plumb's. Whatever a device gets makes one resource.
+func (b *builder) nic(dev string, s nic.Setting, value uint32, from string) {
+	if b.set.Host != nil {
+		if _, ok := b.set.Host.Devices[dev]; !ok {
+			return // settling says so
+		}
+	}
+	if b.tuned.nics == nil {
+		b.tuned.nics = map[string]nic.NIC{}
+	}
+	n, ok := b.tuned.nics[dev]
+	if !ok {
+		n = nic.NIC{Dev: dev, Values: nic.Values{}, From: from}
+		b.tuned.nics[dev] = n
+	}
+	n.Values[s] = value
 }
 
 // settleTuning decides on what has nothing to do with the data path. MTUs are settled with those of pods.
@@ -100,6 +123,9 @@ func (b *builder) buildTuning() {
 		if p.congestion != "" {
 			b.put(sysctl.Sysctl{NetNS: p.name, Key: congestionKey, Value: p.congestion, From: p.congestionPath})
 		}
+	}
+	for _, dev := range slices.Sorted(maps.Keys(b.tuned.nics)) {
+		b.put(b.tuned.nics[dev])
 	}
 	for _, p := range profiles {
 		if p.name == b.tuned.profile {

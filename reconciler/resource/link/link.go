@@ -67,9 +67,13 @@ func For(netns, name string) resource.ID {
 // ID implements resource.Resource.
 func (l Link) ID() resource.ID { return For(l.NetNS, l.Name) }
 
-// After implements resource.Resource: the namespace, the parent and the bridge.
+// After implements resource.Resource: the namespace, the parent and the bridge. A child carries no more than its parent does
+// when it is made.
 func (l Link) After() []resource.ID {
 	ids := l.DiesWith()
+	if l.Parent != "" {
+		ids = append(ids, resource.ID{Kind: "nic", Name: l.Parent})
+	}
 	if l.Peer != nil && l.Peer.Master != "" {
 		ids = append(ids, For("", l.Peer.Master))
 	}
