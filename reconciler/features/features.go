@@ -36,6 +36,15 @@ type Device struct {
 	XDP      string `json:"xdp"` // native, generic or none
 	Reason   string `json:"reason"`
 	Wireless bool   `json:"wireless,omitempty"`
+	// RXQueues and TXQueues are how many queues are in use; 0 where nobody looked.
+	RXQueues int `json:"rx_queues,omitempty"`
+	TXQueues int `json:"tx_queues,omitempty"`
+	// GSOLimit is the largest packet that the driver cuts itself, in bytes; 0 where the kernel doesn't say.
+	GSOLimit int `json:"gso_limit,omitempty"`
+	// IRQs are the numbers of the device's interrupts, those of its queues as far as their names tell.
+	IRQs []int `json:"irqs,omitempty"`
+	// LocalCPUs are the processors that the device's memory is near to, as a list; "" where the machine doesn't say.
+	LocalCPUs string `json:"local_cpus,omitempty"`
 }
 
 // HostFacts are what compiling needs to know of a host beyond its kernel.
@@ -50,6 +59,14 @@ type HostFacts struct {
 	// Preempt is when the kernel takes the processor from what it is doing itself: none, voluntary, lazy, full or rt; "" where
 	// it doesn't tell.
 	Preempt string `json:"preempt,omitempty"`
+	// OnlineCPUs are the processors that run, as a list: "0-3"; "" where nobody looked.
+	OnlineCPUs string `json:"online_cpus,omitempty"`
+	// Governors are the ways to find a frequency, for each group of processors that shares one ("policy0"). It is empty where
+	// frequencies can't be set, and nil where nobody looked.
+	Governors map[string][]string `json:"governors,omitzero"`
+	// Guest says that the network namespace isn't the machine's own, so that what belongs to the whole machine is somebody
+	// else's to set.
+	Guest bool `json:"guest,omitempty"`
 }
 
 // Congestion are the algorithms of TCP's congestion control.

@@ -159,6 +159,7 @@ func (s *Set) Table(w io.Writer) error {
 		if h.Preempt != "" {
 			fmt.Fprintf(tw, "preemption %s\n", h.Preempt)
 		}
+		h.machine(tw)
 		fmt.Fprintln(tw)
 		fmt.Fprintf(tw, "DEVICE\tMTU\tDRIVER\tXDP\tREASON\n")
 		for _, name := range sortedKeys(h.Devices) {

@@ -51,12 +51,19 @@ func hostFacts() (*HostFacts, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := lookAtMachine()
+	if err != nil {
+		return nil, err
+	}
+	defer m.done()
+	facts.Guest, facts.OnlineCPUs, facts.Governors = m.guest, m.online, m.governors
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Group == ownGroup || a.Flags&net.FlagLoopback != 0 {
 			continue
 		}
-		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index]}
+		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
+		m.describe(a.Name, &d)
 		d.XDP, d.Reason = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}

@@ -102,9 +102,8 @@ func TestKind(t *testing.T) {
 		Ops: hostfile.Ops{},
 		Samples: []hostfile.File{
 			{Path: hostfile.Governor("policy0"), Value: "performance"}, {Path: hostfile.Governor("policy0"), Value: "powersave"},
-			{Path: hostfile.Affinity(30), Value: "1,0"}, {Path: hostfile.Affinity(30), Value: "2"},
-			{Path: hostfile.RPS("eth0", 0), Value: "0"}, {Path: hostfile.RPS("eth0", 0), Value: "0-1"},
-			{Path: hostfile.FlowCount("eth0", 0), Value: "1024"},
+			{Path: hostfile.Affinity(30), Value: "1,0"},
+			{Path: hostfile.RPS("eth0", 0), Value: "0-1"},
 			{Path: hostfile.XPS("eth1", 1), Value: "1"},
 		},
 		Setup: func(t *testing.T, h *host.Host) {

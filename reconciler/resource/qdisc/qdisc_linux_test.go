@@ -16,7 +16,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/qdisc"
 )
 
-// queues makes a device eth1 with two queues, up.
+// queues makes a device eth1 with two queues, and br1 with one, up.
 func queues(t *testing.T, h *host.Host) {
 	t.Helper()
 	ns, err := h.NS("")
@@ -28,7 +28,12 @@ func queues(t *testing.T, h *host.Host) {
 	if err := ns.Handle().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far1", PeerTxQLen: -1}); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"eth1", "far1"} {
+	one := netlink.NewLinkAttrs()
+	one.Name = "br1"
+	if err := ns.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: one}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"eth1", "far1", "br1"} {
 		l, err := ns.Link(name)
 		if err == nil {
 			err = ns.Handle().LinkSetUp(l)
@@ -92,7 +97,7 @@ func TestKind(t *testing.T) {
 			{Dev: "eth0", Type: qdisc.TBF, Rate: 10e6 + 7}, // not a whole number of bytes
 			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 10e6}}},
 			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 40e9}, {Minor: 0x12, Rate: 5e6}}},
-			{Dev: "eth0", Type: qdisc.FQ},
+			{Dev: "br1", Type: qdisc.FQ},
 			{Dev: "eth1", Type: qdisc.FQ},
 		},
 		Setup: queues,
@@ -126,7 +131,7 @@ func TestQueues(t *testing.T) {
 	h := kindtest.Root(t)
 	queues(t, h)
 	for dev, want := range map[string][]string{
-		"eth0": {"fq root ours"},
+		"br1":  {"fq root ours"},
 		"eth1": {"fq parent 706c:1", "fq parent 706c:2", "mq root ours"},
 	} {
 		before := list(t, h, dev)

@@ -1,0 +1,51 @@
+package features
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// machine writes for people what belongs to the whole machine.
+func (h *HostFacts) machine(w io.Writer) {
+	if h.Guest {
+		fmt.Fprintln(w, "the network namespace isn't the machine's own: interrupts and frequencies are somebody else's to set")
+	}
+	if h.OnlineCPUs != "" {
+		fmt.Fprintf(w, "processors %s\n", h.OnlineCPUs)
+	}
+	switch {
+	case h.Governors == nil:
+	case len(h.Governors) == 0:
+		fmt.Fprintln(w, "processor frequencies can't be set")
+	default:
+		fmt.Fprintf(w, "processor governors %s\n", strings.Join(h.CommonGovernors(), ", "))
+	}
+	for _, name := range sortedKeys(h.Devices) {
+		d := h.Devices[name]
+		if d.RXQueues+d.TXQueues == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "%s has %d receive and %d transmit queues", name, d.RXQueues, d.TXQueues)
+		if len(d.IRQs) > 0 {
+			fmt.Fprintf(w, ", interrupts %s", strings.Trim(fmt.Sprint(d.IRQs), "[]"))
+		}
+		if d.LocalCPUs != "" {
+			fmt.Fprintf(w, ", near to processors %s", d.LocalCPUs)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// CommonGovernors are those that all processors can have, in order.
+func (h *HostFacts) CommonGovernors() []string {
+	var common []string
+	for i, policy := range sortedKeys(h.Governors) {
+		if i == 0 {
+			common = slices.Sorted(slices.Values(h.Governors[policy]))
+		}
+		common = slices.DeleteFunc(common, func(g string) bool { return !slices.Contains(h.Governors[policy], g) })
+	}
+	return common
+}

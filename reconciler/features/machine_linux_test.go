@@ -1,0 +1,82 @@
+package features
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"plumb.internal/plumb/internal/netns"
+)
+
+// Interrupts are known by what the bus lists, and by the names that drivers give them.
+func TestInterrupts(t *testing.T) {
+	names := interruptNames([]byte(`           CPU0       CPU1
+ 24:          1          0  IO-APIC   5-edge      ACPI:Ged
+ 37:          0          0 PCI-MSIX-0000:00:03.0   0-edge      virtio2-config
+ 38:          0      22810 PCI-MSIX-0000:00:03.0   1-edge      virtio2-input.0
+ 39:      18815          0 PCI-MSIX-0000:00:03.0   2-edge      virtio2-output.0
+ 40:      18815          0 PCI-MSIX-0000:00:23.0   2-edge      virtio23-output.0
+ 50:          7          0     GICv3 143 Level     i2c, eth1
+ 51:          7          0     GICv3 144 Level     eth10
+ 52:          7          0     GICv3 145 Level     eth1-TxRx-0
+ 60:          0          0     GICv3 200 Level
+ 61:          0          0   PCI-MSI 524288-edge      driver7
+NMI:          0          0   Non-maskable interrupts
+`))
+	for _, c := range []struct {
+		own    []int
+		called []string
+		want   string
+	}{
+		{[]int{37, 38, 39}, []string{"eth0", "virtio2"}, "[38 39]"},
+		{nil, []string{"eth0", "virtio2"}, "[38 39]"},
+		{nil, []string{"eth1", "1f00c0000.ethernet"}, "[50 52]"},
+		{[]int{60, 61}, []string{"eth9", "0000:01:00.0"}, "[60 61]"},
+		{nil, []string{"eth9"}, "[]"},
+	} {
+		if got := fmt.Sprint(interruptsOf(names, c.own, c.called...)); got != c.want {
+			t.Errorf("of %v, %v: %s, want %s", c.own, c.called, got, c.want)
+		}
+	}
+}
+
+// In a namespace that isn't the machine's own, queues and limits are known, and nothing of the whole machine is.
+func TestFactsOfGuest(t *testing.T) {
+	f, err := netns.New(func() error {
+		h, err := netlink.NewHandle()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.NumTxQueues, attrs.NumRxQueues = "eth0", 3, 2
+		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far0", PeerTxQLen: -1}); err != nil {
+			return err
+		}
+		facts, err := hostFacts()
+		if err != nil {
+			return err
+		}
+		d := facts.Devices["eth0"]
+		if !facts.Guest || facts.OnlineCPUs == "" || facts.Governors == nil {
+			t.Errorf("guest %v, processors %q, governors %v", facts.Guest, facts.OnlineCPUs, facts.Governors)
+		}
+		if d.RXQueues != 2 || d.TXQueues != 3 || len(d.IRQs) != 0 || d.LocalCPUs != "" {
+			t.Errorf("eth0 is %+v", d)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+func TestCommonGovernors(t *testing.T) {
+	h := HostFacts{Governors: map[string][]string{"policy0": {"schedutil", "performance", "powersave"}, "policy4": {"performance", "schedutil"}}}
+	if got := h.CommonGovernors(); !slices.Equal(got, []string{"performance", "schedutil"}) {
+		t.Error(got)
+	}
+}
