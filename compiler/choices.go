@@ -57,7 +57,7 @@ type situation struct {
 	services []*service
 	inPod    bool   // it is about a pod's namespace
 	way      string // of services, once it is chosen
-	// uplink is what an attachment would sit on; "" for none.
+	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
 	held string
@@ -70,6 +70,8 @@ const (
 	algorithm       = "services.NAME.algorithm"
 	tuningMTU       = "tuning.mtu"
 	hostProfile     = "tuning.host.profile"
+	hostGovernor    = "tuning.host.cpuGovernor"
+	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
 
 	congestionControl = "tuning.congestionControl"
 )
@@ -160,6 +162,29 @@ var settings = []setting{
 			{value: "network-throughput", never: true, limits: preemption,
 				why: "large buffers take memory, and only fast paths that are long need them"},
 		},
+	},
+	{
+		subject: hostGovernor,
+		doc: "How the machine's processors find their frequency, all of them alike. If left out nothing is changed; auto takes " +
+			"performance where it can be had.",
+		options: []option{
+			{value: "performance", unfit: func(s *situation) string { return governed(s, "performance") },
+				unless: "the machine's processors can't all have it", why: "a processor that is at its highest frequency already answers soonest"},
+			{value: "off", why: "the processors keep the governor that they have"},
+		},
+		others: &others{what: "the governors that all processors of the machine can have, such as schedutil", unfit: governed},
+	},
+	{
+		subject: hostAffinity,
+		doc: "Which processors serve an uplink: each of its interrupts goes to one of them, in turn. Where these don't reach all " +
+			"of them, as it has fewer receive queues, the kernel spreads what they take in (RPS); several transmit queues are shared out likewise " +
+			"(XPS). If left out nothing is changed.",
+		refused: "irqAffinity can't be %q",
+		options: []option{
+			{value: spread, never: true, unfit: servable, unless: "nothing is known of the device, or it isn't an uplink",
+				why: "all processors that run, or those near to the device where the machine says which; a program such as irqbalance may place them better"},
+		},
+		others: &others{what: "lists of processors, such as 0-3,6", unfit: listed},
 	},
 }
 

@@ -24,6 +24,12 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Host.Profile = v
 		}
 	},
+	hostGovernor: func(c *schema.Config, v string) { c.Tuning.Host.CPUGovernor = v },
+	hostAffinity: func(c *schema.Config, v string) {
+		if v != "auto" { // the schema has no auto here
+			c.Tuning.Host.IRQAffinity = map[string]string{"eth0": v}
+		}
+	},
 	routingServices: func(c *schema.Config, v string) { c.Routing.Services = v },
 	algorithm: func(c *schema.Config, v string) {
 		s := c.Services["s"]
@@ -42,6 +48,8 @@ var cases = []struct {
 	{congestionControl, "westwood", "", nil},
 	{tuningMTU, "1400", "", nil},
 	{tuningMTU, "9000", "", nil},
+	{hostGovernor, "schedutil", "", nil},
+	{hostAffinity, "0-3,6", "", nil},
 	{algorithm, "maglev", "with nftables", func(c *schema.Config) { c.Routing.Services = wayNftables }},
 }
 
@@ -90,7 +98,7 @@ func outcome(cfg *schema.Config, set *features.Set, s *setting) string {
 		text := err.Error()
 		return "no: " + strings.TrimSpace(text[strings.Index(text, "* ")+2:])
 	}
-	subject := strings.NewReplacer("pods.NAME", "pods.p", "services.NAME", "services.s").Replace(s.subject)
+	subject := strings.NewReplacer("pods.NAME", "pods.p", "services.NAME", "services.s", "DEVICE", "eth0").Replace(s.subject)
 	for _, ch := range c.Choices {
 		if ch.Subject == subject {
 			return "-> " + ch.Chosen + ": " + ch.Reason

@@ -41,6 +41,8 @@ type tuned struct {
 	profile, profileFrom       string
 	congestion, congestionFrom string
 	mtu                        int // of the uplinks; 0 leaves them alone
+	governor, governorFrom     string
+	placements                 []placement
 
 	nics map[string]nic.NIC // somebody else's devices, such as uplinks, that get settings
 }
@@ -73,6 +75,7 @@ func (b *builder) settleTuning() {
 		b.tuned.congestion, b.tuned.congestionFrom = b.choose(congestionControl, wanted, path, b.situation()), path
 	}
 	b.settlePodCongestion()
+	b.settleMachine()
 }
 
 // settlePodCongestion gives pods that say nothing the algorithm of the node: a namespace that was there before has another.
@@ -132,6 +135,7 @@ func (b *builder) buildTuning() {
 			b.buildProfile(p.settings)
 		}
 	}
+	b.buildMachine()
 }
 
 func (b *builder) buildProfile(settings []profiled) {

@@ -92,9 +92,7 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		{"bandwidthManager", asks(t.BandwidthManager)},
 		{"conntrackBypass", asks(t.ConntrackBypass)},
 		{"xdp", asks(t.XDP)},
-		{"host.cpuGovernor", h.CPUGovernor != ""},
 		{"host.irqbalance", asks(h.IRQBalance)},
-		{"host.irqAffinity", len(h.IRQAffinity) > 0},
 	} {
 		if f.asked {
 			refuse(path + "." + f.name)
