@@ -69,6 +69,7 @@ const (
 	routingServices = "routing.services"
 	algorithm       = "services.NAME.algorithm"
 	tuningMTU       = "tuning.mtu"
+	bigTCP          = "tuning.bigTCP"
 	hostProfile     = "tuning.host.profile"
 	hostGovernor    = "tuning.host.cpuGovernor"
 	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
@@ -153,6 +154,17 @@ var settings = []setting{
 			"uplinks stay as they are, and such pods have 1500, or what their uplink carries if that is less.",
 		refused: "mtu can't be %s",
 		others:  &others{what: "numbers that every uplink's driver takes", limits: jumbo},
+	},
+	{
+		subject: bigTCP,
+		doc: "Packets above 64 KiB inside the host (BIG TCP): on the uplinks and on the devices of all pods, while they run. If left " +
+			"out every device stays as it is.",
+		options: []option{
+			{value: "on", either: []features.Feature{features.BigTCP4, features.BigTCP6}, unfit: cut,
+				unless: "an uplink's driver cuts no larger packets", limits: oneFamily,
+				why: "what TCP sends goes through the host in fewer and larger packets, of up to 192 KiB"},
+			{value: "off", why: "packets inside the host stay as large as they are"},
+		},
 	},
 	{
 		subject: hostProfile,

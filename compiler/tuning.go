@@ -41,6 +41,8 @@ type tuned struct {
 	profile, profileFrom       string
 	congestion, congestionFrom string
 	mtu                        int // of the uplinks; 0 leaves them alone
+	sizes                      nic.Values // of packets on all devices; nil leaves them alone
+	sizesFrom                  string
 	governor, governorFrom     string
 	placements                 []placement
 
@@ -76,6 +78,7 @@ func (b *builder) settleTuning() {
 	}
 	b.settlePodCongestion()
 	b.settleMachine()
+	b.settleBigTCP()
 }
 
 // settlePodCongestion gives pods that say nothing the algorithm of the node: a namespace that was there before has another.
@@ -136,6 +139,7 @@ func (b *builder) buildTuning() {
 		}
 	}
 	b.buildMachine()
+	b.buildBigTCP()
 }
 
 func (b *builder) buildProfile(settings []profiled) {

@@ -88,7 +88,6 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		name  string
 		asked bool
 	}{
-		{"bigTCP", asks(t.BigTCP)},
 		{"bandwidthManager", asks(t.BandwidthManager)},
 		{"conntrackBypass", asks(t.ConntrackBypass)},
 		{"xdp", asks(t.XDP)},
