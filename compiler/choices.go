@@ -57,6 +57,7 @@ type situation struct {
 	services []*service
 	inPod    bool   // it is about a pod's namespace
 	way      string // of services, once it is chosen
+	straight bool   // pods of the node reach each other past its stack
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -73,6 +74,7 @@ const (
 	hostProfile     = "tuning.host.profile"
 	hostGovernor    = "tuning.host.cpuGovernor"
 	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
+	conntrackBypass = "tuning.conntrackBypass"
 
 	congestionControl = "tuning.congestionControl"
 )
@@ -133,6 +135,17 @@ var settings = []setting{
 			{value: resource.RoundRobin, never: true, why: "it counts, which random needn't, and shares out no better over time"},
 			{value: resource.Maglev, never: true, unfit: notByNftables, unless: "nftables carries the services",
 				why: "its tables take memory, and most services don't need clients to stay where they are when backends come and go"},
+		},
+	},
+	{
+		subject: conntrackBypass,
+		doc: "Whether the kernel's connection table is spared what pods send each other and the nodes, by their addresses in the files. " +
+			"What two nodes send each other, and what leaves for elsewhere, is tracked.",
+		options: []option{
+			{value: "on", needs: []features.Feature{features.NFTNotrack}, unfit: tracking,
+				unless: "nftables carries the services, or routing.hostRouting isn't legacy",
+				why:    "what pods and nodes send each other takes no room in the connection table and no time to look it up; all else is tracked"},
+			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
 		},
 	},
 	{
@@ -232,6 +245,17 @@ func sits(attach string) func(*situation) string {
 func notByNftables(s *situation) string {
 	if s.way == wayNftables {
 		return "nftables has no Maglev tables"
+	}
+	return ""
+}
+
+// tracking says what connections have to be tracked for, or why they aren't anyway.
+func tracking(s *situation) string {
+	switch {
+	case s.way == wayNftables:
+		return "nftables carries the services, and what it translates has to be tracked to be translated back"
+	case s.straight:
+		return "routing.hostRouting isn't legacy: what pods of this node send each other doesn't pass connection tracking anyway"
 	}
 	return ""
 }

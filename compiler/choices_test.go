@@ -16,6 +16,7 @@ import (
 var fields = map[string]func(*schema.Config, string){
 	podAttach:         func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
 	congestionControl: func(c *schema.Config, v string) { c.Tuning.CongestionControl = v },
+	conntrackBypass:   func(c *schema.Config, v string) { c.Tuning.ConntrackBypass = v },
 	tuningMTU: func(c *schema.Config, v string) {
 		c.Tuning.MTU, _ = strconv.Atoi(v)
 	},
@@ -47,6 +48,10 @@ var cases = []struct {
 	{podAttach, "auto", "beside macvlan pods", func(c *schema.Config) { c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
 	{congestionControl, "cubic", "", nil},
 	{congestionControl, "westwood", "", nil},
+	{conntrackBypass, "on", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
+	{conntrackBypass, "auto", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
+	{conntrackBypass, "on", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
+	{conntrackBypass, "auto", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
 	{tuningMTU, "1400", "", nil},
 	{tuningMTU, "9000", "", nil},
 	{hostGovernor, "schedutil", "", nil},

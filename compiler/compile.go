@@ -24,6 +24,8 @@ type Compiled struct {
 	Pods     []PodView
 	// Straight is set where pods of the node reach each other past its stack.
 	Straight bool
+	// Untracked is set where the kernel doesn't track what pods send each other.
+	Untracked bool
 	// Health is how backends are probed.
 	Health []HealthProbe
 	// Checks are the statements on reachability that are made from this node, in the order of names.

@@ -151,7 +151,7 @@ func (b *builder) refused(t *setting, wanted, path, why string) {
 
 // situation is that of the node.
 func (b *builder) situation() *situation {
-	return &situation{set: b.set, node: b.node, services: b.services, way: b.datapath.way}
+	return &situation{set: b.set, node: b.node, services: b.services, way: b.datapath.way, straight: b.datapath.redirect}
 }
 
 // asks reports whether a word is a requirement.

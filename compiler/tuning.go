@@ -40,7 +40,8 @@ const congestionKey = "net.ipv4.tcp_congestion_control"
 type tuned struct {
 	profile, profileFrom       string
 	congestion, congestionFrom string
-	mtu                        int // of the uplinks; 0 leaves them alone
+	mtu                        int        // of the uplinks; 0 leaves them alone
+	bypassFrom                 string     // the field that has connections not tracked; "" where they are
 	sizes                      nic.Values // of packets on all devices; nil leaves them alone
 	sizesFrom                  string
 	governor, governorFrom     string
@@ -79,6 +80,9 @@ func (b *builder) settleTuning() {
 	b.settlePodCongestion()
 	b.settleMachine()
 	b.settleBigTCP()
+	if len(b.node.pods) > 0 {
+		b.settleBypass()
+	}
 }
 
 // settlePodCongestion gives pods that say nothing the algorithm of the node: a namespace that was there before has another.
@@ -129,6 +133,9 @@ func (b *builder) buildTuning() {
 		if p.congestion != "" {
 			b.put(sysctl.Sysctl{NetNS: p.name, Key: congestionKey, Value: p.congestion, From: p.congestionPath})
 		}
+	}
+	if b.tuned.bypassFrom != "" {
+		b.put(b.bypassed())
 	}
 	for _, dev := range slices.Sorted(maps.Keys(b.tuned.nics)) {
 		b.put(b.tuned.nics[dev])

@@ -89,7 +89,6 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		asked bool
 	}{
 		{"bandwidthManager", asks(t.BandwidthManager)},
-		{"conntrackBypass", asks(t.ConntrackBypass)},
 		{"xdp", asks(t.XDP)},
 		{"host.irqbalance", asks(h.IRQBalance)},
 	} {

@@ -30,7 +30,8 @@ type datapath struct {
 	hooks    []string        // of the cgroup
 	services map[string]bool // by way: socket, packet
 	checks   map[string]bool // "DEV HOOK" of the root namespace where sources are checked
-	table    *nft.Table
+	table    *nft.Table      // that carries services
+	bypass   *nft.Table      // that keeps connections from being tracked
 }
 
 // datapathOf finds out what the attached programs do: by the maps that they use, and by the settings that they were
@@ -40,7 +41,11 @@ func datapathOf(owned resource.State) datapath {
 	for _, id := range owned.IDs() {
 		switch r := owned[id].(type) {
 		case nft.Table:
-			d.table = &r
+			if r.Bypasses() {
+				d.bypass = &r
+			} else {
+				d.table = &r
+			}
 		case bpflink.Attachment:
 			p, ok := owned[r.Program].(bpfprog.Program)
 			if !ok || r.Fault != "" {

@@ -155,6 +155,9 @@ func (s *session) surroundings(ctx context.Context) []string {
 	if s.compiled.Straight {
 		warnings = append(warnings, s.host.Bypassed()...)
 	}
+	if s.compiled.Untracked {
+		warnings = append(warnings, s.host.Untracked()...)
+	}
 	return warnings
 }
 

@@ -20,6 +20,7 @@ type dataStatus struct {
 	Algorithms []algorithmStatus `json:"algorithms"`
 	Affinity   affinityStatus    `json:"affinity"`
 	Graceful   gracefulStatus    `json:"graceful_termination"`
+	Bypass     bypassStatus      `json:"conntrack_bypass"`
 	Maps       []mapUse          `json:"maps"`
 	Counters   []counted         `json:"counters"`
 }
@@ -51,6 +52,14 @@ type gracefulStatus struct {
 	Terminating int  `json:"terminating"`
 }
 
+// bypassStatus is whether connections between pods and nodes are kept from being tracked, and the proof of it: how many of
+// them the kernel's table holds all the same.
+type bypassStatus struct {
+	On      bool   `json:"on"`
+	Between string `json:"between"`
+	Tracked int    `json:"tracked"`
+}
+
 // readData looks at the data path; nil where the node has none.
 func readData(h *host.Host, owned resource.State) (*dataStatus, error) {
 	d := datapathOf(owned)
@@ -62,8 +71,14 @@ func readData(h *host.Host, owned resource.State) (*dataStatus, error) {
 	if s.Counters, err = readCounters(h); err != nil {
 		return nil, err
 	}
-	if len(s.Maps) == 0 && d.table == nil {
+	if len(s.Maps) == 0 && d.table == nil && d.bypass == nil {
 		return nil, nil
+	}
+	if d.bypass != nil {
+		s.Bypass.On, s.Bypass.Between = true, d.bypass.Between()
+		if s.Bypass.Tracked, err = d.bypass.Tracked(h); err != nil {
+			return nil, err
+		}
 	}
 	s.Services = d.way()
 	if d.table != nil {
@@ -119,6 +134,7 @@ func (o *Options) writeData(s *dataStatus) error {
 	fmt.Fprintf(w, "algorithm\t%s\n", s.algorithms())
 	fmt.Fprintf(w, "session affinity\t%s\n", s.Affinity.text())
 	fmt.Fprintf(w, "graceful termination\t%s\n", s.Graceful.text())
+	fmt.Fprintf(w, "conntrack bypass\t%s\n", s.Bypass.text())
 	fmt.Fprintln(w)
 	if len(s.Maps) > 0 {
 		fmt.Fprintln(w, "MAP\tENTRIES\tUSED\tBYTES")
@@ -181,6 +197,13 @@ func (s gracefulStatus) text() string {
 		return "off"
 	}
 	return "on, " + counting(s.Terminating, "backend") + " terminating"
+}
+
+func (s bypassStatus) text() string {
+	if !s.On {
+		return "off"
+	}
+	return fmt.Sprintf("on for %s; the connection table holds %d of theirs", s.Between, s.Tracked)
 }
 
 // counting is "1 service", "2 services".

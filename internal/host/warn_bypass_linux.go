@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 
 	"plumb.internal/plumb/reconciler/resource"
 )
@@ -25,28 +26,79 @@ func (h *Host) Bypassed() []string {
 		`set routing: hostRouting: "legacy" to lead them through it`, strings.Join(names, ", "))}
 }
 
-// forwardChains lists others' chains of nftables that forwarded packets pass and that have rules, or drop what has none.
-func forwardChains() []string {
+// Untracked warns of the firewalls that ask for the state of connections where those of pods aren't tracked: to them a packet
+// is of no connection, whatever was let through before it. It only reads.
+func (h *Host) Untracked() []string {
+	var names []string
+	err := h.root.Do(func() error {
+		names = statefulChains()
+		return nil
+	})
+	if err != nil || len(names) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("what pods and nodes send each other isn't tracked, and rules about the state of connections don't fit it: %s; "+
+		`have them accept ct state untracked, or set tuning: conntrackBypass: "off"`, strings.Join(names, ", "))}
+}
+
+// statefulChains lists others' chains of nftables that packets of pods may pass and that have rules about connections.
+func statefulChains() []string {
+	var names []string
+	eachChain(func(conn *nftables.Conn, c *nftables.Chain, name string) {
+		rules, err := conn.GetRules(c.Table, c)
+		if err != nil {
+			return
+		}
+		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return slices.ContainsFunc(r.Exprs, asksState) }) {
+			names = append(names, name)
+		}
+	})
+	slices.Sort(names)
+	return names
+}
+
+// asksState reports whether an expression reads a connection's state, as nft and as iptables write it.
+func asksState(e expr.Any) bool {
+	switch e := e.(type) {
+	case *expr.Ct:
+		return e.Key == expr.CtKeySTATE && !e.SourceRegister
+	case *expr.Match:
+		return e.Name == "conntrack" || e.Name == "state"
+	}
+	return false
+}
+
+// eachChain calls f with others' chains that look at packets, whatever hook they are at or called from.
+func eachChain(f func(*nftables.Conn, *nftables.Chain, string)) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil
+		return
 	}
 	defer conn.CloseLasting()
 	chains, err := conn.ListChains()
 	if err != nil {
-		return nil
+		return
 	}
-	var names []string
 	for _, c := range chains {
 		family := nftFamilies[c.Table.Family]
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || family == "" || (family == "inet" && c.Table.Name == resource.NftTable) {
-			continue
+		if family != "" && (family != "inet" || c.Table.Name != resource.NftTable) {
+			f(conn, c, fmt.Sprintf("nftables chain %s of table %s %s", c.Name, family, c.Table.Name))
+		}
+	}
+}
+
+// forwardChains lists others' chains of nftables that forwarded packets pass and that have rules, or drop what has none.
+func forwardChains() []string {
+	var names []string
+	eachChain(func(conn *nftables.Conn, c *nftables.Chain, name string) {
+		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+			return
 		}
 		rules, err := conn.GetRules(c.Table, c)
 		if drops := c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop; drops || err == nil && len(rules) > 0 {
-			names = append(names, fmt.Sprintf("nftables chain %s of table %s %s", c.Name, family, c.Table.Name))
+			names = append(names, name)
 		}
-	}
+	})
 	slices.Sort(names)
 	return names
 }

@@ -49,3 +49,37 @@ func TestBypassed(t *testing.T) {
 		t.Error("looking around writes")
 	}
 }
+
+// Rules about connections are found in whatever chain they are; those that accept what isn't tracked count too, as nobody can
+// tell what they come to.
+func TestUntracked(t *testing.T) {
+	h := private(t)
+	expect(t, h.Untracked())
+	err := h.root.Do(func() error {
+		conn, err := nftables.New(nftables.AsLasting())
+		if err != nil {
+			return err
+		}
+		defer conn.CloseLasting()
+		for name, e := range map[string]expr.Any{
+			"stateful": &expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			"marks":    &expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			"counts":   &expr.Counter{},
+		} {
+			for _, table := range []string{"filter", resource.NftTable} {
+				chain := conn.AddChain(&nftables.Chain{
+					Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: table}), Name: name,
+				})
+				conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{e}})
+			}
+		}
+		return conn.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, h.Untracked(), []string{"nftables chain stateful of table inet filter;", "conntrackBypass"})
+	if h.Writes() != 0 {
+		t.Error("looking around writes")
+	}
+}

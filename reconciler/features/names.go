@@ -47,4 +47,5 @@ const (
 	NFTNat Feature = "nft.nat" // source and destination NAT in family inet
 	// NFTServices are maps with verdicts and with addresses, picking by chance and by hash, refusing before routing.
 	NFTServices Feature = "nft.services"
+	NFTNotrack  Feature = "nft.notrack" // sets of ranges, and keeping what they match out of the connection table
 )

@@ -38,6 +38,27 @@ var nftProbes = []probe{
 		}
 		return trialServices(c)
 	}},
+	{NFTNotrack, "4.9", "creating an nftables set of ranges and a rule that keeps their packets from being tracked", func(*sandbox) error {
+		c, err := nftables.New()
+		if err != nil {
+			return untried("open nftables", err)
+		}
+		table := c.AddTable(trialTable())
+		ranges := &nftables.Set{Table: table, Name: "ranges", KeyType: nftables.TypeIPAddr, Interval: true}
+		if err := c.AddSet(ranges, []nftables.SetElement{{Key: []byte{10, 0, 0, 0}}, {Key: []byte{10, 0, 1, 0}, IntervalEnd: true}}); err != nil {
+			return untried("describe a set", err)
+		}
+		chain := c.AddChain(&nftables.Chain{Name: "raw", Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: unix.NFT_REG_1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{unix.NFPROTO_IPV4}},
+			&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: "ranges"},
+			&expr.Notrack{},
+		}})
+		return c.Flush()
+	}},
 }
 
 // trialServices makes one service: a map from addresses to verdicts, one to backends, a chain that picks by chance and

@@ -118,10 +118,13 @@ func ask(fd, what, flags int, set string, buf []byte, f func(msg []byte)) (again
 
 var errTorn = errors.New("the kernel sent a torn message")
 
-// parse reads one element. A verdict's value is the chain's name.
+// parse reads one element. A verdict's value is the chain's name; the key of a range's end bears a mark.
 func parse(b []byte) (key string, e element) {
+	end := false
 	for kind, v := range attributes(b) {
 		switch kind {
+		case unix.NFTA_SET_ELEM_FLAGS:
+			end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_KEY:
 			for _, data := range attributes(v) {
 				key = string(data)
@@ -141,6 +144,9 @@ func parse(b []byte) (key string, e element) {
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.comment, _ = userdata.GetString(v, userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
 		}
+	}
+	if end {
+		key += past
 	}
 	return key, e
 }

@@ -10,12 +10,17 @@
 // is changed elements, in one transaction. Slots beyond those that are picked from hold the backends that get nothing
 // new. What a packet doesn't need is in comments of elements: nothing that should be is kept anywhere but in the kernel.
 //
+// Where others carry the services, the table can keep what pods send each other out of the kernel's connection table:
+//
+//	chain bypass: ip saddr @pods4 ip daddr @ends4 notrack
+//
 //	nft.go         Table: what should be; how it differs, in words
 //	elements.go    frontends as elements of sets, and back
 //	delta.go       which of them an update writes
 //	rules_linux.go sets, chains and rules, as the kernel returns them
 //	dump_linux.go  elements read fast
 //	nft_linux.go   Ops; each write is one transaction
+//	bypass.go      what isn't tracked
 //	flows_linux.go UDP flows that must not outlive their backend
 //	connections_linux.go what is under way to backends
 //
@@ -46,7 +51,10 @@ type Table struct {
 	// macvlan or ipvlan parent), ordered. What a service sends out where it came in is masqueraded there, or the answer
 	// wouldn't come back through the host. A pod that reaches itself is masqueraded everywhere.
 	Segments []string
-	From     string
+	// Pods are addresses of pods. What they exchange with Ends, which hold them too, isn't tracked by the kernel. A table with
+	// these carries no services.
+	Pods, Ends []Range
+	From       string
 
 	// Damage says what in the observed table isn't as plumb makes it; then it is made anew as a whole.
 	Damage string
@@ -68,6 +76,9 @@ func (t Table) DiesWith() []resource.ID { return nil }
 
 // Requires implements resource.Resource.
 func (t Table) Requires() []features.Feature {
+	if t.Bypasses() {
+		return []features.Feature{features.NFTNotrack}
+	}
 	return []features.Feature{features.NFTNat, features.NFTServices}
 }
 
@@ -86,7 +97,10 @@ func (t Table) Carries() iter.Seq[resource.FrontendKey] {
 }
 
 // Disruption implements resource.Disrupter: without the table nobody translates the connections that it led to backends.
-func (t Table) Disruption(action resource.Action, _ resource.Resource) resource.Disruption {
+func (t Table) Disruption(action resource.Action, from resource.Resource) resource.Disruption {
+	if before, ok := from.(Table); ok && action == resource.Update && t.Bypasses() {
+		return before.Disruption(resource.Delete, before) // what it led is led no more
+	}
 	switch {
 	case action != resource.Delete || len(t.Frontends) == 0:
 		return resource.DisruptsNothing
@@ -98,6 +112,9 @@ func (t Table) Disruption(action resource.Action, _ resource.Resource) resource.
 
 // Describe implements resource.Describer: "table inet plumb, 2 frontends, 5 backends".
 func (t Table) Describe() string {
+	if t.Bypasses() {
+		return "table inet " + resource.NftTable + ", not tracked: " + t.Between()
+	}
 	backends := 0
 	for _, f := range t.Frontends {
 		backends += len(f.Backends)
@@ -116,6 +133,9 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 	if !slices.Equal(observed.Segments, desired.Segments) {
 		fields = append(fields, resource.Field{Name: "segments",
 			Before: strings.Join(observed.Segments, " "), After: strings.Join(desired.Segments, " ")})
+	}
+	if !sameBypass(observed, desired) {
+		fields = append(fields, resource.Field{Name: "not tracked", Before: observed.Between(), After: desired.Between()})
 	}
 	before := make(map[resource.FrontendKey]resource.Frontend, len(observed.Frontends))
 	for _, f := range observed.Frontends {
@@ -183,6 +203,9 @@ func (Ops) Conflicts(desired resource.State, foreign []Table) []resource.Conflic
 
 // unable is the error about a table that this kind can't make.
 func (t Table) unable() error {
+	if t.Bypasses() && len(t.Frontends)+len(t.Segments) > 0 {
+		return errors.New("what isn't tracked can't be translated: the table carries services, or it bypasses connection tracking")
+	}
 	for _, f := range t.Frontends {
 		if f.Algorithm == resource.Maglev {
 			return fmt.Errorf("service %s: %w", f.Name(), errMaglev)

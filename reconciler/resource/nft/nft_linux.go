@@ -33,7 +33,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 			return nil
 		}
 		t, err := observe()
-		if err == nil && len(wanted) == 0 && len(t.Frontends) > 0 {
+		if gone := len(wanted) == 0 || wanted[0].Bypasses(); err == nil && gone && len(t.Frontends) > 0 {
 			t.busy, err = busy(t)
 		}
 		owned = []Table{t}
@@ -55,8 +55,13 @@ func observe() (t Table, err error) {
 	if err != nil {
 		return t, err
 	}
+	all := newSets()
+	_, bypass := have[bypassChain]
+	if bypass {
+		all = bypassSets()
+	}
 	there := sets{}
-	for name := range newSets() {
+	for name := range all {
 		elements, err := dump(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return Table{Damage: "set " + name + " is missing"}, nil
@@ -66,19 +71,32 @@ func observe() (t Table, err error) {
 		}
 		there[name] = elements
 	}
-	t, err = decode(there)
+	if bypass {
+		t, err = decodeBypass(there)
+	} else {
+		t, err = decode(there)
+	}
 	if err != nil {
 		return Table{Damage: err.Error()}, nil
 	}
-	should, picking := encode(t)
+	should, chains := t.content()
 	for _, name := range slices.Sorted(maps.Keys(should)) {
 		if !maps.Equal(should[name], there[name]) {
 			t.Damage = "set " + name + " doesn't fit the others"
 			return t, nil
 		}
 	}
-	t.Damage = damaged(have, newChains(picking))
+	t.Damage = damaged(have, chains)
 	return t, nil
+}
+
+// content is all that is in a table: its elements, and its chains.
+func (t Table) content() (sets, map[string]ruleChain) {
+	if t.Bypasses() {
+		return encodeBypass(t), bypassChains()
+	}
+	elements, picking := encode(t)
+	return elements, newChains(picking)
 }
 
 func readChains(c *nftables.Conn) (map[string]ruleChain, error) {
@@ -135,7 +153,10 @@ func (Ops) Create(_ context.Context, h *host.Host, t Table) error {
 		if err := create(h, t, false); err != nil {
 			return err
 		}
-		return staleFlows(Table{}, t).delete(h)
+		if err := staleFlows(Table{}, t).delete(h); err != nil {
+			return err
+		}
+		return tracked(t).forget(h)
 	})
 }
 
@@ -145,11 +166,14 @@ func (Ops) Create(_ context.Context, h *host.Host, t Table) error {
 func (Ops) Update(_ context.Context, h *host.Host, from, to Table) error {
 	return write(h, "update", to, func() error {
 		flows := staleFlows(from, to)
-		if from.Damage != "" {
+		if from.Damage != "" || !sameBypass(from, to) {
 			if err := create(h, to, true); err != nil {
 				return err
 			}
-			return flows.delete(h)
+			if err := flows.delete(h); err != nil {
+				return err
+			}
+			return tracked(to).forget(h)
 		}
 		drained, any := drain(from, to)
 		if err := change(h, from, drained); err != nil {
@@ -242,14 +266,17 @@ func create(h *host.Host, t Table, anew bool) error {
 	}
 	c.CreateTable(table)
 	all := newSets()
+	if t.Bypasses() {
+		all = bypassSets()
+	}
 	all[markedSet].Comment = mark(h.Node)
-	elements, picking := encode(t)
+	elements, chains := t.content()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if err := c.AddSet(all[name], nil); err != nil {
 			return err
 		}
 	}
-	addChains(c, newChains(picking))
+	addChains(c, chains)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if err := eachPart(all[name], elements[name], c.SetAddElements); err != nil {
 			return err
@@ -307,9 +334,17 @@ func addChains(c *nftables.Conn, chains map[string]ruleChain) {
 // eachPart hands elements on in parts that fit a message.
 func eachPart(s *nftables.Set, elements map[string]element, f func(*nftables.Set, []nftables.SetElement) error) error {
 	part := make([]nftables.SetElement, 0, min(len(elements), perMessage))
-	for key, e := range elements {
+	keys := slices.Collect(maps.Keys(elements))
+	if s.Interval {
+		slices.Sort(keys) // the kernel refuses an end before its beginning
+	}
+	for _, key := range keys {
+		e := elements[key]
 		el := nftables.SetElement{Key: []byte(key), Comment: e.comment}
 		switch {
+		case s.Interval:
+			size := int(s.KeyType.Bytes)
+			el.Key, el.IntervalEnd = []byte(key[:size]), len(key) > size
 		case e.value == "":
 		case s.DataType.Name == nftables.TypeVerdict.Name:
 			el.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.value}

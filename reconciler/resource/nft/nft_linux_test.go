@@ -32,6 +32,21 @@ func with(f resource.Frontend, change func(f *resource.Frontend)) resource.Front
 	return f
 }
 
+// bypass is a table that keeps what pods of some ranges send each other, and some nodes, from being tracked.
+func bypass(pods []string, nodes ...string) nft.Table {
+	var all []netip.Prefix
+	for _, p := range pods {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	t := nft.Table{Pods: nft.Ranges(all)}
+	for _, n := range nodes {
+		a := netip.MustParseAddr(n)
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	t.Ends = nft.Ranges(all)
+	return t
+}
+
 func TestKind(t *testing.T) {
 	web := frontend("10.96.0.1:80", "TCP", "10.0.0.10:8080", "10.0.0.11:8080", "10.0.1.9:9090")
 	web6 := frontend("[fd00:96::1]:80", "TCP", "[fd00:10::a]:8080", "[fd00:10::b]:8080")
@@ -61,6 +76,7 @@ func TestKind(t *testing.T) {
 			}),
 		}},
 	}
+	samples = append(samples, bypass([]string{"10.0.1.0/24", "255.255.255.0/24", "fd00:10::/64"}, "192.168.31.100", "fd00::1"))
 	kindtest.Run(t, kindtest.Kind[nft.Table]{Ops: nft.Ops{}, Samples: samples, Foreign: plant})
 }
 
