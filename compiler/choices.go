@@ -58,6 +58,7 @@ type situation struct {
 	inPod    bool   // it is about a pod's namespace
 	way      string // of services, once it is chosen
 	straight bool   // pods of the node reach each other past its stack
+	placed   bool   // irqAffinity places interrupts
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -73,6 +74,7 @@ const (
 	bigTCP          = "tuning.bigTCP"
 	hostProfile     = "tuning.host.profile"
 	hostGovernor    = "tuning.host.cpuGovernor"
+	hostIRQBalance  = "tuning.host.irqbalance"
 	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
 	conntrackBypass = "tuning.conntrackBypass"
 
@@ -198,6 +200,20 @@ var settings = []setting{
 			{value: "off", why: "the processors keep the governor that they have"},
 		},
 		others: &others{what: "the governors that all processors of the machine can have, such as schedutil", unfit: governed},
+	},
+	{
+		subject: hostIRQBalance,
+		doc: "The service that moves interrupts between processors. If left out, as with auto, it is stopped where irqAffinity places " +
+			"interrupts, and else stays as it is.",
+		options: []option{
+			{value: "off", unfit: guest, unless: "the network namespace isn't the machine's own", why: undone},
+			{value: "on", never: true, unfit: func(s *situation) string {
+				if s.placed {
+					return undone
+				}
+				return guest(s)
+			}, unless: "irqAffinity places interrupts", why: "where nothing is placed it stays as it is"},
+		},
 	},
 	{
 		subject: hostAffinity,

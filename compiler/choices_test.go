@@ -25,8 +25,9 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Host.Profile = v
 		}
 	},
-	bigTCP:       func(c *schema.Config, v string) { c.Tuning.BigTCP = v },
-	hostGovernor: func(c *schema.Config, v string) { c.Tuning.Host.CPUGovernor = v },
+	bigTCP:         func(c *schema.Config, v string) { c.Tuning.BigTCP = v },
+	hostIRQBalance: func(c *schema.Config, v string) { c.Tuning.Host.IRQBalance = v },
+	hostGovernor:   func(c *schema.Config, v string) { c.Tuning.Host.CPUGovernor = v },
 	hostAffinity: func(c *schema.Config, v string) {
 		if v != "auto" { // the schema has no auto here
 			c.Tuning.Host.IRQAffinity = map[string]string{"eth0": v}

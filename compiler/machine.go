@@ -10,6 +10,7 @@ import (
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/hostfile"
+	"plumb.internal/plumb/reconciler/resource/unit"
 )
 
 // spread is every processor that may serve a device.
@@ -30,7 +31,17 @@ const (
 	anew = "; write them anew with plumb features -o json"
 	// ofGuest is the reason where the machine belongs to somebody else.
 	ofGuest = "not available here: the network namespace isn't the machine's own"
+	// undone is what irqbalance does to interrupts that have a place.
+	undone = "it would move the interrupts that irqAffinity places"
 )
+
+// guest says where what belongs to the whole machine is somebody else's.
+func guest(s *situation) string {
+	if s.set.Host != nil && s.set.Host.Guest {
+		return ofGuest
+	}
+	return ""
+}
 
 // governed says why the processors can't have a governor.
 func governed(s *situation, name string) string {
@@ -106,6 +117,24 @@ func (b *builder) settleMachine() {
 		}
 		b.place(dev, devices[dev], path, subject+dev)
 	}
+	b.settleIRQBalance()
+}
+
+// settleIRQBalance decides whether interrupts are moved. Without a word that is so only where they have a place.
+func (b *builder) settleIRQBalance() {
+	wanted, path := b.wish(b.node.Tuning.Host.IRQBalance, b.cfg.Tuning.Host.IRQBalance, hostIRQBalance)
+	s := b.situation()
+	for _, p := range b.tuned.placements {
+		if len(p.facts.IRQs) == 0 {
+			continue
+		}
+		if s.placed = true; !asks(wanted) {
+			path = p.from
+		}
+	}
+	if asks(wanted) || s.placed {
+		b.tuned.irqbalance, b.tuned.irqbalanceFrom = b.choose(hostIRQBalance, wanted, path, s), path
+	}
 }
 
 // place settles which processors serve a device.
@@ -172,6 +201,9 @@ func (b *builder) buildMachine() {
 		for _, policy := range slices.Sorted(maps.Keys(b.set.Host.Governors)) {
 			b.put(hostfile.File{Path: hostfile.Governor(policy), Value: g, From: b.tuned.governorFrom})
 		}
+	}
+	if w := b.tuned.irqbalance; w != "" {
+		b.put(unit.Unit{Name: unit.IRQBalance, Active: w == "on", From: b.tuned.irqbalanceFrom})
 	}
 	for _, p := range b.tuned.placements {
 		for i, irq := range p.facts.IRQs {

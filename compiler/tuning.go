@@ -45,6 +45,7 @@ type tuned struct {
 	sizes                      nic.Values // of packets on all devices; nil leaves them alone
 	sizesFrom                  string
 	governor, governorFrom     string
+	irqbalance, irqbalanceFrom string
 	placements                 []placement
 
 	nics map[string]nic.NIC // somebody else's devices, such as uplinks, that get settings

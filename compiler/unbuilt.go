@@ -83,14 +83,12 @@ func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
 }
 
 func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
-	h := t.Host
 	for _, f := range []struct {
 		name  string
 		asked bool
 	}{
 		{"bandwidthManager", asks(t.BandwidthManager)},
 		{"xdp", asks(t.XDP)},
-		{"host.irqbalance", asks(h.IRQBalance)},
 	} {
 		if f.asked {
 			refuse(path + "." + f.name)

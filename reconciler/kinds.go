@@ -21,6 +21,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/rule"
 	"plumb.internal/plumb/reconciler/resource/service"
 	"plumb.internal/plumb/reconciler/resource/sysctl"
+	"plumb.internal/plumb/reconciler/resource/unit"
 )
 
 // Ops are what a kind can do to a host. Every method may be run again after a crash at any point of it.
@@ -80,6 +81,7 @@ var kinds = table{
 	sysctl.Kind:   of(sysctl.Ops{}),
 	hostfile.Kind: of(hostfile.Ops{}),
 	nic.Kind:      of(nic.Ops{}),
+	unit.Kind:     of(unit.Ops{}),
 	qdisc.Kind:    of(qdisc.Ops{}),
 	endpoint.Kind: of(endpoint.Ops{}),
 	service.Kind:  of(service.Ops{}),

@@ -23,6 +23,7 @@ const (
 	Root  = "_root" // sysctls of the root namespace
 	Files = "_files"
 	NICs  = "_nics"
+	Units = "_units"
 )
 
 // IsPod reports whether a folder is a pod's.

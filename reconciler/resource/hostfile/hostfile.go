@@ -96,8 +96,13 @@ func toMask(text string) (string, error) {
 // ID implements resource.Resource.
 func (f File) ID() resource.ID { return resource.ID{Kind: Kind, Name: f.Path} }
 
-// After implements resource.Resource.
-func (f File) After() []resource.ID { return nil }
+// After implements resource.Resource: what would move interrupts again has to be stopped before they are placed.
+func (f File) After() []resource.ID {
+	if strings.HasPrefix(f.Path, "/proc/irq/") {
+		return []resource.ID{{Kind: "unit", Name: "irqbalance.service"}}
+	}
+	return nil
+}
 
 // DiesWith implements resource.Resource.
 func (f File) DiesWith() []resource.ID { return nil }
