@@ -76,6 +76,8 @@ type builder struct {
 	out   *Compiled
 	// lacking answers for each feature whether the kernel lacks it.
 	lacking map[features.Feature]bool
+	// askedBy are the fields that ask for choices, by subject.
+	askedBy map[string]string
 
 	datapath  datapath
 	tuned     tuned
@@ -96,6 +98,7 @@ func newBuilder(f *fleet, n *node, set *features.Set) *builder {
 			Pods:  make([]PodView, 0, len(n.pods)),
 		},
 		lacking: map[features.Feature]bool{},
+		askedBy: map[string]string{},
 		probes:  map[HealthTarget]int{},
 		detours: map[string]link.Link{},
 	}
@@ -150,6 +153,7 @@ func (b *builder) build() {
 	b.buildDatapath(segments)
 	b.buildTuning()
 	b.buildChecks()
+	b.traceChoices()
 	slices.SortFunc(b.out.Pods, func(x, y PodView) int { return cmp.Compare(x.Name, y.Name) })
 }
 

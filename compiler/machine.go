@@ -159,6 +159,7 @@ func (b *builder) place(dev, wanted, path, subject string) {
 		}
 	}
 	b.tuned.placements = append(b.tuned.placements, p)
+	b.askedBy[subject] = path
 	b.choice(subject, wanted, wanted, sentences(explicitly, p.interrupts(b.set.Host.Guest), p.queues()))
 }
 

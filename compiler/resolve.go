@@ -129,6 +129,9 @@ func (b *builder) choose(subject, wanted, path string, s *situation) string {
 			b.add(path, "", "%s on node %s: %s", cmp.Or(t.nothing, subject+" can't be settled"), b.node.name, reason)
 			return ""
 		}
+		if strings.HasSuffix(path, subject) { // else it is that of a node or a service, which asks for much more
+			b.askedBy[subject] = path
+		}
 		b.choice(subject, "auto", value, reason)
 		return value
 	}
@@ -136,6 +139,7 @@ func (b *builder) choose(subject, wanted, path string, s *situation) string {
 		b.refused(t, wanted, path, why)
 		return ""
 	}
+	b.askedBy[subject] = path
 	b.choice(subject, wanted, wanted, sentences(explicitly, t.limit(wanted, s)))
 	return wanted
 }

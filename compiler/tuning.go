@@ -104,6 +104,7 @@ func (b *builder) settlePodCongestion() {
 				continue
 			}
 			p.congestion, p.congestionPath = p.CongestionControl, path
+			b.askedBy[p.path+".congestionControl"] = path
 			b.choice(p.path+".congestionControl", p.congestion, p.congestion, sentences(explicitly, t.limit(p.congestion, s)))
 		case p.CongestionControl == "" && b.tuned.congestion != "" && p.sets(congestionKey) == "":
 			if why := t.refuse(b.tuned.congestion, s); why != "" {

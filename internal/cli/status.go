@@ -19,12 +19,18 @@ type status struct {
 	Node          string              `json:"node"`
 	Kernel        string              `json:"kernel"`
 	Drifted       bool                `json:"drifted"`
-	Choices       []resource.Choice   `json:"choices"`
+	Choices       []choiceStatus      `json:"choices"`
 	Data          *dataStatus         `json:"data_path"` // null where the node has none
 	Pods          []podStatus         `json:"pods"`
 	Conflicts     []resource.Conflict `json:"conflicts"`
 	Warnings      []string            `json:"warnings"`
 	Daemon        *api.Status         `json:"daemon"` // null where none runs
+}
+
+// choiceStatus is one choice, and what the kernel has in its place.
+type choiceStatus struct {
+	resource.Choice
+	Effective string `json:"effective"`
 }
 
 // podStatus is one pod, or the node itself with the name "".
@@ -69,8 +75,11 @@ func (s *session) status(ctx context.Context) (status, error) {
 	}
 	st := status{
 		FormatVersion: "1", Node: s.node, Kernel: p.Kernel, Drifted: !p.Empty() || len(p.Conflicts) > 0,
-		Choices: append([]resource.Choice{}, p.Choices...), Conflicts: append([]resource.Conflict{}, p.Conflicts...),
+		Choices: []choiceStatus{}, Conflicts: append([]resource.Conflict{}, p.Conflicts...),
 		Warnings: append([]string{}, p.Warnings...),
+	}
+	for _, c := range p.Choices {
+		st.Choices = append(st.Choices, choiceStatus{c, c.Effective(p.Changes)})
 	}
 	all := observed.All()
 	if st.Data, err = readData(s.host, all); err != nil {
@@ -119,7 +128,7 @@ func (o *Options) writeStatus(st status) error {
 	if len(st.Choices) > 0 {
 		fmt.Fprintln(w, "FEATURE\tWANTED\tEFFECTIVE\tREASON")
 		for _, c := range st.Choices {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Subject, c.Wanted, c.Chosen, c.Reason)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Subject, c.Wanted, c.Effective, c.Reason)
 		}
 		fmt.Fprintln(w)
 	}

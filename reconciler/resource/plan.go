@@ -134,6 +134,37 @@ type Choice struct {
 	Wanted  string `json:"wanted"`
 	Chosen  string `json:"chosen"`
 	Reason  string `json:"reason"`
+
+	// Makes are the objects that make it so, or that there are none of if it is.
+	Makes []ID `json:"-"`
+}
+
+// Effective is what an observation that led to these changes found in the place of the choice: the value of the one setting
+// that it comes to, or how much of what makes it so is there.
+func (c Choice) Effective(changes []Change) string {
+	makes := make(map[ID]bool, len(c.Makes))
+	for _, id := range c.Makes {
+		makes[id] = true
+	}
+	var differs []Change
+	missing := 0
+	for _, change := range changes {
+		if makes[change.ID] {
+			differs = append(differs, change)
+			if change.Action == Create {
+				missing++
+			}
+		}
+	}
+	switch {
+	case len(differs) == 0:
+		return c.Chosen
+	case len(makes) == 1 && len(differs[0].Fields) == 1 && differs[0].Fields[0].Name == "value":
+		return differs[0].Fields[0].Before
+	case missing == len(makes):
+		return "not there"
+	}
+	return fmt.Sprintf("other than chosen: %d of %d objects", len(differs), len(makes))
 }
 
 // Plan is everything that an apply would do, in an order that works, and what a person should know before.

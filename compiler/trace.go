@@ -1,0 +1,57 @@
+package compiler
+
+import (
+	"slices"
+	"strings"
+
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
+	"plumb.internal/plumb/reconciler/resource/bpfmap"
+	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/nft"
+	"plumb.internal/plumb/reconciler/resource/nic"
+	svc "plumb.internal/plumb/reconciler/resource/service"
+)
+
+// traceChoices notes for each choice which objects make it so: those of some kinds, or those that the same field asks for.
+func (b *builder) traceChoices() {
+	kinds, origins := map[resource.Kind][]resource.ID{}, map[string][]resource.ID{}
+	asked := map[string]bool{}
+	for _, path := range b.askedBy {
+		asked[path] = true
+	}
+	for id, r := range b.out.State {
+		switch id.Kind {
+		case bpflink.Kind, bpfmap.Kind, bpfprog.Kind, svc.Kind, nft.Kind, nic.Kind:
+			kinds[id.Kind] = append(kinds[id.Kind], id)
+		}
+		if from := r.Origin(); asked[from] {
+			origins[from] = append(origins[from], id)
+		}
+	}
+	links := map[string]resource.ID{}
+	for _, w := range b.wirings {
+		links[w.path+".attach"] = w.link.ID()
+	}
+	for i := range b.out.Choices {
+		c := &b.out.Choices[i]
+		switch id, attach := links[c.Subject]; {
+		case attach:
+			c.Makes = []resource.ID{id}
+		case c.Subject == routingServices:
+			c.Makes = slices.Concat(kinds[bpflink.Kind], kinds[svc.Kind], kinds[nft.Kind])
+		case strings.HasSuffix(c.Subject, ".algorithm"):
+			c.Makes = slices.Concat(kinds[svc.Kind], kinds[nft.Kind])
+		case c.Subject == "tuning.maps":
+			c.Makes = kinds[bpfmap.Kind]
+		case c.Subject == "routing.hostRouting":
+			c.Makes = kinds[bpfprog.Kind]
+		case c.Subject == conntrackBypass && b.datapath.way != wayNftables:
+			c.Makes = []resource.ID{nft.Table{}.ID()}
+		case c.Subject == tuningMTU, c.Subject == bigTCP && c.Chosen == "on":
+			c.Makes = kinds[nic.Kind] // a device has one object, whatever it gets
+		default:
+			c.Makes = origins[b.askedBy[c.Subject]]
+		}
+	}
+}
