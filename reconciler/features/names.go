@@ -49,3 +49,19 @@ const (
 	NFTServices Feature = "nft.services"
 	NFTNotrack  Feature = "nft.notrack" // sets of ranges, and keeping what they match out of the connection table
 )
+
+// What TCP can do.
+const (
+	BigTCP4 Feature = "bigtcp.ipv4" // packets above 64 KiB inside the host, IPv4
+	BigTCP6 Feature = "bigtcp.ipv6" // packets above 64 KiB inside the host, IPv6
+	TCPBBR  Feature = "tcp.bbr"     // congestion control BBR
+)
+
+// Queueing disciplines.
+const (
+	QdiscFQ      Feature = "qdisc.fq"
+	QdiscFQCodel Feature = "qdisc.fq_codel"
+	QdiscHTB     Feature = "qdisc.htb"
+	QdiscTBF     Feature = "qdisc.tbf"
+	QdiscClsact  Feature = "qdisc.clsact"
+)

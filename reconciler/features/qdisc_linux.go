@@ -6,15 +6,6 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Queueing disciplines.
-const (
-	QdiscFQ      Feature = "qdisc.fq"
-	QdiscFQCodel Feature = "qdisc.fq_codel"
-	QdiscHTB     Feature = "qdisc.htb"
-	QdiscTBF     Feature = "qdisc.tbf"
-	QdiscClsact  Feature = "qdisc.clsact"
-)
-
 var qdiscProbes = []probe{
 	{QdiscFQ, "3.12", "adding qdisc fq", func(s *sandbox) error {
 		return s.qdisc(func(a netlink.QdiscAttrs) netlink.Qdisc { return netlink.NewFq(a) })

@@ -7,13 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What TCP can do.
-const (
-	BigTCP4 Feature = "bigtcp.ipv4" // packets above 64 KiB inside the host, IPv4
-	BigTCP6 Feature = "bigtcp.ipv6" // packets above 64 KiB inside the host, IPv6
-	TCPBBR  Feature = "tcp.bbr"     // congestion control BBR
-)
-
 // bigSize is above what links allow without BIG TCP.
 const bigSize = 192 << 10
 

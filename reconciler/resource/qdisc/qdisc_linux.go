@@ -215,10 +215,10 @@ func (q Qdisc) top(l *host.Link) (netlink.Qdisc, error) {
 
 // fill makes what is below the root what it should be.
 func (q Qdisc) fill(h *host.Host, ns *host.NS, l *host.Link) error {
-	switch {
-	case q.Type == FQ:
+	switch q.Type {
+	case FQ:
 		return q.fillQueues(h, ns, l)
-	case q.Type == HTB:
+	case HTB:
 		return q.fillClasses(h, ns, l)
 	}
 	return nil
