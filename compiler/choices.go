@@ -69,6 +69,7 @@ type situation struct {
 const (
 	podAttach       = "pods.NAME.attach"
 	routingServices = "routing.services"
+	hostRouting     = "routing.hostRouting"
 	algorithm       = "services.NAME.algorithm"
 	tuningMTU       = "tuning.mtu"
 	bigTCP          = "tuning.bigTCP"
@@ -127,6 +128,17 @@ var settings = []setting{
 				why: "packets are translated on the pods' links"},
 			{value: wayNftables, needs: []features.Feature{features.NFTNat, features.NFTServices},
 				why: "the kernel's own address translation", limits: nftablesLimits},
+		},
+	},
+	{
+		subject: hostRouting,
+		doc: "Which way packets of pods take on their node. auto hands what pods of a node send each other straight to the other one, where " +
+			"the kernel has bpf.helper.redirect_peer and nftables doesn't carry the services; what leaves the node goes through its stack.",
+		options: []option{
+			{value: "legacy", never: true, why: "the stack takes time for each packet",
+				limits: func(*situation) string {
+					return "what pods of this node send each other goes through its stack, where its firewall sees it"
+				}},
 		},
 	},
 	{

@@ -16,6 +16,7 @@ import (
 var fields = map[string]func(*schema.Config, string){
 	podAttach:         func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
 	congestionControl: func(c *schema.Config, v string) { c.Tuning.CongestionControl = v },
+	hostRouting:       func(c *schema.Config, v string) { c.Routing.HostRouting = v },
 	conntrackBypass:   func(c *schema.Config, v string) { c.Tuning.ConntrackBypass = v },
 	tuningMTU: func(c *schema.Config, v string) {
 		c.Tuning.MTU, _ = strconv.Atoi(v)

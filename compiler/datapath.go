@@ -1,7 +1,6 @@
 package compiler
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 
@@ -118,6 +117,7 @@ func (b *builder) settleDatapath() {
 // between pods of the node.
 func (b *builder) settleDevices() {
 	d := &b.datapath
+	legacy := b.legacyRouting()
 	if why := needs(b.set, []features.Feature{features.GlobalData}, deviceHooks); why != "" {
 		b.warn("pods can send from any address, and what they send each other goes through the node's stack: %s", why)
 		return
@@ -131,7 +131,7 @@ func (b *builder) settleDevices() {
 		d.packet, d.drain = objectPacket, true
 	}
 	// Answers must pass the stack where it is the stack that translates.
-	d.redirect = d.way != wayNftables && b.set.Supports(features.RedirectPeer) && !b.legacyRouting()
+	d.redirect = d.way != wayNftables && b.set.Supports(features.RedirectPeer) && !legacy
 }
 
 // deviceHook says how programs are attached to a device. On one that others use too, tcx lets their programs stand beside
@@ -146,11 +146,8 @@ func (b *builder) deviceHook(ours bool) string {
 
 // legacyRouting reports whether the files ask for the way through the node's stack.
 func (b *builder) legacyRouting() bool {
-	if cmp.Or(b.node.Routing.HostRouting, b.cfg.Routing.HostRouting) != "legacy" {
-		return false
-	}
-	b.choice("routing.hostRouting", "legacy", "legacy", "the files ask for it: what pods of this node send each other goes through its stack, where its firewall sees it")
-	return true
+	wanted, path := b.wish(b.node.Routing.HostRouting, b.cfg.Routing.HostRouting, hostRouting)
+	return asks(wanted) && b.choose(hostRouting, wanted, path, b.situation()) == "legacy"
 }
 
 // checkMaglev finds services whose algorithm the way can't do.

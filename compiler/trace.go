@@ -44,7 +44,7 @@ func (b *builder) traceChoices() {
 			c.Makes = slices.Concat(kinds[svc.Kind], kinds[nft.Kind])
 		case c.Subject == "tuning.maps":
 			c.Makes = kinds[bpfmap.Kind]
-		case c.Subject == "routing.hostRouting":
+		case c.Subject == hostRouting:
 			c.Makes = kinds[bpfprog.Kind]
 		case c.Subject == conntrackBypass && b.datapath.way != wayNftables:
 			c.Makes = []resource.ID{nft.Table{}.ID()}
