@@ -48,6 +48,7 @@ type Daemon struct {
 	// What follows is only touched by the goroutine that runs cycles.
 	inForce, candidate *version
 	read               *watch.Sum // the files as they were evaluated last
+	saying             string     // digest of the configuration that they make; "" if they can't be used
 	held               bool       // the files are left alone until they change: somebody applied something else
 	touched            bool       // the files may have changed
 	revision           int        // the newest one that is known

@@ -355,6 +355,42 @@ func TestRunFollowsOthers(t *testing.T) {
 	w.await("revision 3 again", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 3 })
 	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
 	w.await("revision 4", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 4 })
+	files, err := history.Get(w.state, kindtest.Node, 4)
+	w.must(err)
+	again := func(r *history.Revision) {
+		t.Helper()
+		r, err := history.New(r.Config, w.dir, resource.Summary{})
+		w.must(err)
+		w.must(history.Write(w.state, kindtest.Node, r))
+		w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32"))) // it takes a look
+	}
+	again(first)
+	w.await("revision 5", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 5 && s.InForce.From == "revision 5" })
+	again(files)
+	w.await("revision 6", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 6 && s.InForce.From == "files" })
+}
+
+// TestRunPrefersLaterFiles: what was applied before the files were changed doesn't keep the change away.
+func TestRunPrefersLaterFiles(t *testing.T) {
+	w := newWorld(t, twoPods)
+	w.run()
+	w.await("first cycle", converged)
+	w.write(twoPods + "pods: more: addresses: [\"10.0.0.12\"]\n")
+	w.await("revision 2", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 2 })
+	first, err := history.Get(w.state, kindtest.Node, 1)
+	w.must(err)
+	unlock, err := reconciler.Lock(w.h) // as an apply does
+	w.must(err)
+	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
+	back, err := history.New(first.Config, w.dir, resource.Summary{})
+	w.must(err)
+	back.Time = back.Time.Add(-time.Second)
+	w.must(history.Write(w.state, kindtest.Node, back))
+	unlock()
+	w.await("revision 4", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 4 && s.InForce.From == "files" })
+	if w.link("more", "eth0") == nil {
+		t.Error("the pod that the files name isn't there")
+	}
 }
 
 func TestRunSuspends(t *testing.T) {

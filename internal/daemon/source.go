@@ -41,12 +41,12 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	d.metrics.compiled(time.Since(began), err)
 	d.sourceIs(err)
 	if err != nil {
-		d.candidate = nil
+		d.candidate, d.saying = nil, ""
 		return
 	}
 	d.forgetHeld()
 	d.backoff = backoff{}
-	d.candidate = c
+	d.candidate, d.saying = c, c.digest
 	d.Log.Info("files read", "digest", c.digest[:12], "objects", len(c.compiled.State), "took", time.Since(began))
 }
 
@@ -140,10 +140,17 @@ func (d *Daemon) follow(ctx context.Context) error {
 			return errors.Join(err, fmt.Errorf("take over revision %d", n))
 		}
 		d.enforce(v)
-		d.candidate = nil
 		d.backoff = backoff{}
-		d.hold()
-		d.Log.Warn("something other than the files was applied; it stays until they change", "revision", n)
+		switch {
+		case r.Digest == d.saying: // the files again, after something else
+			v.from = "files"
+			d.forgetHeld()
+		case d.candidate != nil && d.candidate.since.After(r.Time): // the files changed after that
+		default:
+			d.candidate = nil
+			d.hold()
+			d.Log.Warn("something other than the files was applied; it stays until they change", "revision", n)
+		}
 	}
 	return nil
 }
