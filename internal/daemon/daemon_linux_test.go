@@ -365,7 +365,9 @@ func TestRunFollowsOthers(t *testing.T) {
 		w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32"))) // it takes a look
 	}
 	again(first)
-	w.await("revision 5", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 5 && s.InForce.From == "revision 5" })
+	w.await("revision 5", func(s api.Status) bool {
+		return converged(s) && s.InForce.Revision == 5 && s.InForce.From == "revision 5"
+	})
 	again(files)
 	w.await("revision 6", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 6 && s.InForce.From == "files" })
 }
