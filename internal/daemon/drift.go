@@ -37,11 +37,14 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 		}
 		d.metrics.drifted(c)
 		if len(p.Changes) <= oneByOne {
-			d.Log.Warn("drift", "what", what, "reason", c.Reason, "since", since, "by", by)
+			says := []any{"what", what, "reason", c.Reason, "since", since}
+			if by != "" {
+				says = append(says, "by", by)
+			}
+			d.Log.Warn("drift", says...)
 		}
-		drift = append(drift, api.Drift{ID: c.ID, Action: c.Action, What: c.Reason, Since: since, By: by, Healed: now})
-		if len(drift) == driftKept {
-			break
+		if len(drift) < driftKept {
+			drift = append(drift, api.Drift{ID: c.ID, Action: c.Action, What: c.Reason, Since: since, By: by, Healed: now})
 		}
 	}
 	d.mu.Lock()
