@@ -212,7 +212,7 @@ func (s *soak) edit() {
 		s.write(soakBase + "pods: web: nonsense: 1\n")
 		s.count["wrong files"]++
 	case 2:
-		s.must(os.Remove(filepath.Join(s.dir, "plumb.cue")))
+		s.must(os.RemoveAll(filepath.Join(s.dir, "plumb.cue")))
 		s.count["missing files"]++
 	case 3:
 		s.write(soakBase)
