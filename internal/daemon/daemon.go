@@ -10,6 +10,7 @@ import (
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/health"
+	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/watch"
 	"plumb.internal/plumb/reconciler"
@@ -47,11 +48,13 @@ type Daemon struct {
 
 	// What follows is only touched by the goroutine that runs cycles.
 	inForce, candidate *version
-	read               *watch.Sum // the files as they were evaluated last
-	saying             string     // digest of the configuration that they make; "" if they can't be used
-	held               bool       // the files are left alone until they change: somebody applied something else
-	touched            bool       // the files may have changed
-	revision           int        // the newest one that is known
+	literals           compiler.Literals
+	read               *watch.Sum        // the files as they were evaluated last
+	saying             string            // digest of the configuration that they make; "" if they can't be used
+	held               bool              // the files are left alone until they change: somebody applied something else
+	touched            bool              // the files may have changed
+	revision           int               // the newest one that is known
+	last               *history.Revision // the one that was read or written last, without its configuration
 	backoff            backoff
 	whole              time.Time      // when the last full look was
 	idle               int            // events in a row that led to nothing
@@ -60,7 +63,7 @@ type Daemon struct {
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start
-	probed             map[resource.ID]bool // what they changed since the node was last found as it should be
+	expected           map[resource.ID]bool // what they, or the files, changed since the node was last found as it should be
 	unanswered         []string             // frontends that none of their backends answers for
 	waits              string               // why nothing was done in the last cycle
 
@@ -97,7 +100,7 @@ type request struct {
 
 // New prepares a daemon; nothing is watched or done yet.
 func New(o Options) *Daemon {
-	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, probed: map[resource.ID]bool{}, touched: true}
+	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, expected: map[resource.ID]bool{}, touched: true}
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}

@@ -25,7 +25,7 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 			continue
 		}
 		what := c.Action.Symbol() + " " + c.ID.String()
-		if !d.inForce.verified || d.probed[c.ID] {
+		if !d.inForce.verified || d.expected[c.ID] {
 			if len(p.Changes) <= oneByOne {
 				d.Log.Info("change", "what", what, "reason", c.Reason)
 			}

@@ -48,7 +48,10 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		d.part = nil
 	}
 	defer func() { d.whole = time.Now() }()
-	var p *resource.Plan
+	p, err := d.few(ctx, heard)
+	if err != nil {
+		return err
+	}
 	if c := d.candidate; c != nil {
 		o, plan, err := d.look(ctx, c)
 		if err != nil {
@@ -62,7 +65,6 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		return nil
 	}
 	if p == nil {
-		var err error
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
 		}
@@ -70,11 +72,46 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return d.settle(ctx, p, heard)
 }
 
+// fewObjects is how many services may change for them to be looked at one by one.
+const fewObjects = 64
+
+// few puts the candidate in force at once if it only changes a few services of a node that is known to be as it should be:
+// then these are looked at, and the plan is about them alone. All else is looked at right after, before any of it counts as
+// verified.
+func (d *Daemon) few(ctx context.Context, heard watch.Events) (*resource.Plan, error) {
+	c := d.candidate
+	if c == nil || c.refused != nil || !d.right() || !heard.Empty() {
+		return nil, nil
+	}
+	was, is, ok := reconciler.Alone(d.inForce.compiled.State, c.compiled.State, fewObjects)
+	if !ok {
+		return nil, nil
+	}
+	is = health.Overlay(is, d.verdicts)
+	o, err := reconciler.ObserveOnly(ctx, d.Host, was, is)
+	if err != nil {
+		return nil, err
+	}
+	p, err := reconciler.Diff(is, o)
+	if err != nil || p.Empty() || reconciler.Refuse(p, o, d.Allowed) != nil || !d.mayPass(c, p, o) {
+		return nil, err // a whole look says more
+	}
+	c.verified = true
+	for _, change := range p.Changes {
+		d.expected[change.ID] = true
+	}
+	return p, nil
+}
+
+// right reports whether the node was as what is in force says when it was last looked at.
+func (d *Daemon) right() bool {
+	return d.inForce != nil && d.inForce.verified && len(d.backoff)+len(d.conflicts)+len(d.expected) == 0
+}
+
 // small reports whether it is enough to look at the network: nothing was heard of but routes and the like, which take nothing
 // else along, everything was as it should be before, and the time for a whole look hasn't come.
 func (d *Daemon) small(heard watch.Events) bool {
-	if d.candidate != nil || d.inForce == nil || !d.inForce.verified || len(d.backoff)+len(d.conflicts)+len(d.probed) > 0 ||
-		heard.Empty() || heard.Lost || time.Since(d.whole) >= d.Interval {
+	if d.candidate != nil || !d.right() || heard.Empty() || heard.Lost || time.Since(d.whole) >= d.Interval {
 		return false
 	}
 	for _, e := range heard.List {
@@ -166,19 +203,21 @@ func needs(err error) []string {
 // settle carries out plans until nothing is left to do, but for what fails. What the last look finds is thereby verified.
 func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Events) error {
 	tried := map[resource.ID]int{}
-	changed := false
-	for checked := 0; ; {
+	changed, settled := false, false
+	for waited := 0; ; {
 		made, left, err := d.step(ctx, p, heard)
 		if err != nil {
 			return err
 		}
 		changed = changed || len(made) > 0
 		if !left {
-			if len(p.Changes) > 0 || !changed || d.inForce.verified || checked == attempts || d.afterwards(ctx) {
+			if len(p.Changes) > 0 || !changed || d.inForce.verified || settled || waited == attempts {
 				break
 			}
-			checked++
+			waited++
+			d.await(ctx)
 		}
+		settled = !left
 		heard = d.kernel.Take()
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
@@ -196,7 +235,7 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 		return nil
 	}
 	d.inForce.verified = true
-	clear(d.probed)
+	clear(d.expected)
 	return d.keep()
 }
 
@@ -224,12 +263,13 @@ func (d *Daemon) step(ctx context.Context, p *resource.Plan, heard watch.Events)
 // dropTime is how long a kernel may take to drop what it drops after the fact.
 const dropTime = 300 * time.Millisecond
 
-// afterwards verifies once more in a way that waits for what some kernels drop after the fact. It reports whether all is well.
-// What somebody changes meanwhile isn't waited for.
-func (d *Daemon) afterwards(ctx context.Context) bool {
+// await gives a kernel time to drop what it drops after the fact.
+func (d *Daemon) await(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, dropTime)
 	defer cancel()
-	return reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.verdicts)) == nil
+	if err := reconciler.AwaitDrops(ctx, d.Host, d.inForce.compiled.State); err != nil {
+		d.Log.Debug("can't tell whether the kernel still drops proxy entries", "err", err)
+	}
 }
 
 // anything reports whether a plan changes more than what is to be skipped.

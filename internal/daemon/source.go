@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
@@ -33,8 +36,8 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	if again, sumErr := d.files.Sum(); sumErr == nil && again != sum {
-		d.touched = true // written to meanwhile: half of them may be old. Another event comes
+	if !d.files.Still(sum) {
+		d.touched = true // half of what was read may be old
 		return
 	}
 	d.read = &sum
@@ -50,8 +53,14 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	d.Log.Info("files read", "digest", c.digest[:12], "objects", len(c.compiled.State), "took", time.Since(began))
 }
 
-// load evaluates and compiles the files.
+// load evaluates and compiles the files: in this process where that is safe, and nothing is wrong with them, else with the
+// help of a guarded child, which also knows the places of mistakes.
 func (d *Daemon) load(ctx context.Context) (*version, error) {
+	if cfg := d.literals.Load(d.Dir, d.Tags); cfg != nil {
+		if v, err := d.compile(ctx, cfg, "files"); err == nil {
+			return v, nil
+		}
+	}
 	src, err := compiler.Load(ctx, d.Dir, d.Tags)
 	if err != nil {
 		return nil, err
@@ -65,17 +74,17 @@ func (d *Daemon) load(ctx context.Context) (*version, error) {
 }
 
 func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (*version, error) {
+	v := &version{config: cfg, nodes: cfg.Nodes, from: from, since: time.Now().UTC()}
+	var digest errgroup.Group
+	digest.Go(func() (err error) {
+		v.digest, err = history.Digest(cfg)
+		return err
+	})
 	set, err := d.Features(ctx)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		v.compiled, err = compiler.Compile(cfg, d.Node, set)
 	}
-	c, err := compiler.Compile(cfg, d.Node, set)
-	if err != nil {
-		return nil, err
-	}
-	v := &version{config: cfg, nodes: cfg.Nodes, compiled: c, from: from, since: time.Now().UTC()}
-	v.digest, err = history.Digest(cfg)
-	return v, err
+	return v, cmp.Or(err, digest.Wait())
 }
 
 // sourceIs notes whether the files can be used.
@@ -161,25 +170,34 @@ func (d *Daemon) keep() error {
 	if v.revision != 0 || v.config == nil {
 		return nil
 	}
-	last, err := history.Last(d.StateDir, d.Node)
-	if err != nil && last == nil {
-		d.Log.Error("no revision can be read", "err", err)
+	if d.last == nil || d.last.Revision != d.revision {
+		if err := d.recall(); err != nil && d.last == nil {
+			d.Log.Error("no revision can be read", "err", err)
+		}
 	}
 	r, err := history.New(v.config, d.Dir, v.summary)
 	if err != nil {
 		return err
 	}
-	if r.Adds(last) {
+	if r.Adds(d.last) {
 		d.Host.Wrote("write a revision")
 		if err := history.Write(d.StateDir, d.Node, r); err != nil {
 			return err
 		}
 		d.Log.Info("kept as the last good state", "revision", r.Revision, "commit", r.Commit)
-	} else {
-		r.Revision = last.Revision
+		r.Config, d.last = nil, r
 	}
-	v.revision, v.config, d.revision = r.Revision, nil, r.Revision
+	v.revision, v.config, d.revision = d.last.Revision, nil, d.last.Revision
 	return nil
+}
+
+// recall reads the newest revision that can be read.
+func (d *Daemon) recall() error {
+	r, err := history.Last(d.StateDir, d.Node)
+	if d.last = r; r != nil {
+		r.Config = nil // it is large
+	}
+	return err
 }
 
 // allowed lets this version be put in force whatever of this it does.

@@ -185,7 +185,7 @@ func TestFilesStorm(t *testing.T) {
 	select {
 	case <-r.f.C:
 		t.Fatal("the watcher spoke up in the middle of a checkout")
-	case <-time.After(3 * busyEvery):
+	case <-time.After(3 * busyMost):
 	}
 	r.must(os.Remove(r.path("r/.git/index.lock")))
 	r.changes()
@@ -223,7 +223,7 @@ func TestFilesWaitsForWriter(t *testing.T) {
 	select {
 	case <-r.f.C:
 		t.Fatal("the watcher spoke up while the file was open for writing")
-	case <-time.After(3 * busyEvery):
+	case <-time.After(3 * busyMost):
 	}
 	_, err = f.WriteString(" and half")
 	r.must(err)

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"plumb.internal/plumb/internal/api"
+	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/service"
+)
+
+// twoServices have backends of these weights.
+func twoServices(a, b int) string {
+	return twoPods + fmt.Sprintf(`services: {
+	a: {addresses: ["10.96.0.1"], ports: http: port: 80, backends: [{pod: "web", weight: %d}]}
+	b: {addresses: ["10.96.0.2"], ports: http: port: 80, backends: [{pod: "db", weight: %d}]}
+}
+`, a, b)
+}
+
+// weights are those of all backends in the maps.
+func (w *world) weights() string {
+	w.Helper()
+	o, err := reconciler.Observe(w.Context(), w.h, resource.State{})
+	w.must(err)
+	all := map[string]int{}
+	for _, r := range o.Owned {
+		if s, ok := r.(service.Service); ok {
+			for _, b := range s.Backends {
+				all[s.Address.String()] = b.Weight
+			}
+		}
+	}
+	return fmt.Sprint(all)
+}
+
+// TestRunFewServices changes single services: only they are looked at first, and are no drift, but what somebody did to
+// another one without any event is found right after.
+func TestRunFewServices(t *testing.T) {
+	w := newWorld(t, twoServices(1, 1))
+	w.run()
+	w.await("first cycle", converged)
+	revision := func(n int) func(api.Status) bool {
+		return func(s api.Status) bool { return converged(s) && s.InForce.Revision == n }
+	}
+	w.write(twoServices(2, 1))
+	s := w.await("revision 2", revision(2))
+	if got := w.weights(); got != "map[10.96.0.1:2 10.96.0.2:1]" || len(s.Drift) > 0 {
+		t.Errorf("the weights are %s, the drift %v", got, s.Drift)
+	}
+
+	o, err := reconciler.Observe(t.Context(), w.h, resource.State{})
+	w.must(err)
+	was := resource.State{}
+	for id, r := range o.Owned {
+		if s, ok := r.(service.Service); ok && s.Address.String() == "10.96.0.2" {
+			was[id] = r
+		}
+	}
+	if len(was) != 1 {
+		t.Fatalf("%d services have the second address", len(was))
+	}
+	w.must(reconciler.ConvergeOnly(t.Context(), w.h, was, resource.State{}))
+	if got := w.weights(); got != "map[10.96.0.1:2]" {
+		t.Fatalf("the weights are %s", got)
+	}
+	w.write(twoServices(3, 1))
+	s = w.await("revision 3", revision(3))
+	if got := w.weights(); got != "map[10.96.0.1:3 10.96.0.2:1]" || len(s.Drift) != 1 || s.Drift[0].ID.Kind != service.Kind {
+		t.Errorf("the weights are %s, the drift %v", got, s.Drift)
+	}
+
+	// A service that goes and one that comes.
+	w.write(strings.Replace(twoServices(3, 1), "10.96.0.2", "10.96.0.3", 1))
+	s = w.await("revision 4", revision(4))
+	if got := w.weights(); got != "map[10.96.0.1:3 10.96.0.3:1]" || len(s.Drift) != 1 {
+		t.Errorf("the weights are %s, the drift %v", got, s.Drift)
+	}
+	// And a change of more than services.
+	w.write(twoServices(4, 4) + "pods: web: mtu: 1400\n")
+	w.await("revision 5 or a refusal", func(s api.Status) bool { return s.Pending != nil || revision(5)(s) })
+}
