@@ -17,7 +17,8 @@ import (
 
 // Layout is how one map is made. Its size is not part of it.
 type Layout struct {
-	// Version is in the name of every pinned map. Give a map the next one when its entries change their shape or meaning.
+	// Version is in the name of every pinned map. Give a map the next one when its entries change their shape or meaning, and a
+	// field whose meaning changes another name: by their names fields are taken over from other versions.
 	Version    int
 	Type       ebpf.MapType
 	Key, Value uint32 // bytes

@@ -255,6 +255,11 @@ func (c *client) ask() (name, source string, err error) {
 	if c.big {
 		question = strings.Repeat("0123456789abcde\n", 250)
 	}
+	return c.say(question)
+}
+
+// say is ask with a question of the caller's.
+func (c *client) say(question string) (name, source string, err error) {
 	if c.dest == nil {
 		_, err = unix.Write(c.fd, []byte(question))
 	} else {
