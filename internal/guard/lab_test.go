@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,20 +39,11 @@ type lab struct {
 func newLab(t *testing.T, name string) *lab {
 	t.Helper()
 	l := &lab{o: kindtest.Options(t), name: name, state: t.TempDir()}
-	known := filepath.Join(t.TempDir(), "features.json")
-	set, err := features.Probe(t.Context())
-	if err != nil {
+	if err := probed(); err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(known, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PLUMB_TEST_FEATURES", known)
 	l.world = worlds(name)
+	var err error
 	if l.root, err = os.Open(l.o.RootNS); err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +66,22 @@ func newLab(t *testing.T, name string) *lab {
 	})
 	return l
 }
+
+// probed finds out what the kernel can do, once for all tests and what they start.
+var probed = sync.OnceValue(func() error {
+	set, err := features.Probe(context.Background())
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(set)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(os.Getenv(known), data, 0o600)
+})
+
+// known names the file of what the kernel can do.
+const known = "PLUMB_TEST_FEATURES"
 
 // snapshot is everything of the node that an apply can change: plumb's objects, and what ip shows of the root namespace.
 func (l *lab) snapshot(t *testing.T) string {
