@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,9 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	if err := needRoot("run"); err != nil {
 		return err
 	}
+	// After a boot most of this is waiting for the kernel, and it is needed before anything is done.
+	first, asked := sync.OnceValues(func() (*features.Set, error) { return o.features(ctx, "") }), false
+	go first()
 	node, err := o.daemonNode(ctx)
 	if err != nil {
 		return err
@@ -49,9 +53,15 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	serving := &served{o: o, node: node, h: h}
 	d := daemon.New(daemon.Options{
 		Node: node, Dir: o.Dir, Tags: o.Tags, StateDir: o.StateDir, Host: h, Interval: opt.Interval, Log: log, Version: Version(),
-		Features: func(ctx context.Context) (*features.Set, error) { return o.features(ctx, "") },
-		Allowed:  reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete},
-		Notify:   notify, Watchdog: watchdog, Surroundings: serving.surroundings,
+		Features: func(ctx context.Context) (*features.Set, error) {
+			if !asked {
+				asked = true
+				return first()
+			}
+			return o.features(ctx, "")
+		},
+		Allowed: reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete},
+		Notify:  notify, Watchdog: watchdog, Surroundings: serving.surroundings,
 	})
 	serving.Daemon = d
 	if opt.Once {

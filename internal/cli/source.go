@@ -77,6 +77,13 @@ func compile(src *compiler.Source, node string, set *features.Set) (*compiler.Co
 // daemonNode is the node of this machine for the daemon, which has to start without any file that can be used: then it is
 // the node that has a history here, the host's own where there are several.
 func (o *Options) daemonNode(ctx context.Context) (string, error) {
+	if o.Node == "" {
+		if cfg := new(compiler.Literals).Load(o.Dir, o.Tags); cfg != nil {
+			if node, err := o.SelectNode(cfg); err == nil {
+				return node, nil
+			}
+		}
+	}
 	node, err := o.nodeName(ctx)
 	if err == nil {
 		return node, nil

@@ -20,8 +20,11 @@ var attachProbes = []probe{
 	{XDPGeneric, "4.12", "attaching generic XDP to a veth", func(s *sandbox) error { return s.xdp(nl.XDP_FLAGS_SKB_MODE) }},
 	{XDPNativeVeth, "4.19", "attaching native XDP to a veth", func(s *sandbox) error { return s.xdp(nl.XDP_FLAGS_DRV_MODE) }},
 	{LinkXDP, "5.9", "attaching XDP to a veth as a link", tryXDPLink},
-	{LinkCgroup, "5.7", "creating a link to a cgroup", tryCgroupLink},
 	{Cgroup2, "4.5", "mounting the cgroup2 hierarchy", tryCgroup2},
+}
+
+var hookProbes = []probe{
+	{LinkCgroup, "5.7", "creating a link to a cgroup", tryCgroupLink},
 	hook(CgroupConnect4, "4.17", ebpf.AttachCGroupInet4Connect),
 	hook(CgroupConnect6, "4.17", ebpf.AttachCGroupInet6Connect),
 	hook(CgroupSendmsg4, "4.18", ebpf.AttachCGroupUDP4Sendmsg),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -21,14 +22,16 @@ type probe struct {
 	try     func(*sandbox) error
 }
 
-// probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
-func probes() []probe {
-	var all []probe
-	for _, theme := range [][]probe{baseProbes, linkProbes, markProbes, nftProbes, qdiscProbes, tcpProbes, bpfProbes, attachProbes} {
-		all = append(all, theme...)
-	}
-	return all
+// sandboxed are the probes that make something in a network namespace, those first that wait longest for the kernel.
+func sandboxed() []probe {
+	return slices.Concat(attachProbes, qdiscProbes, linkProbes, baseProbes, markProbes, nftProbes, tcpProbes)
 }
+
+// bare are the probes that need no namespace, and get no sandbox: to make one and take it down is more work than they are.
+func bare() []probe { return slices.Concat(bpfProbes, hookProbes) }
+
+// probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
+func probes() []probe { return slices.Concat(sandboxed(), bare()) }
 
 // Names returns every feature that [Probe] answers.
 func Names() []Feature {
@@ -109,17 +112,23 @@ func Probe(ctx context.Context) (*Set, error) {
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(parallel)
-	for _, p := range probes() {
+	ask := func(p probe, run func(try func(*sandbox) error) error) {
 		g.Go(func() error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("probe features: %w", err)
 			}
-			st := p.answer(inSandbox(p.try))
+			st := p.answer(run(p.try))
 			mu.Lock()
 			defer mu.Unlock()
 			set.Features[p.feature] = st
 			return nil
 		})
+	}
+	for _, p := range sandboxed() {
+		ask(p, inSandbox)
+	}
+	for _, p := range bare() {
+		ask(p, func(try func(*sandbox) error) error { return try(nil) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
