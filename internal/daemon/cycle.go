@@ -94,20 +94,23 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	if d.waits = ""; d.isSuspended() {
 		return 0
 	}
-	if d.touched {
+	whole := !d.whole.IsZero() && time.Since(d.whole) >= d.Interval
+	if whole {
+		d.reconsider(ctx)
+	}
+	if d.touched || whole { // not everything that files are on tells of changes
 		d.evaluate(ctx)
 	}
 	unlock, err := reconciler.Lock(d.Host)
 	if err != nil {
-		if locked := new(reconciler.LockedError); !errors.As(err, &locked) {
-			d.Log.Error("can't begin", "err", err)
-			retry = retryError
-		} else {
-			retry = retryLock
-		}
 		d.waits = err.Error()
-		return retry
+		if locked := new(reconciler.LockedError); errors.As(err, &locked) {
+			return retryLock
+		}
+		d.tellError("can't begin", err)
+		return retryError
 	}
+	d.tellError("can't begin", nil)
 	defer unlock()
 	said, err := guard.Resolve(ctx, d.Host)
 	if said != "" {
@@ -118,16 +121,29 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 		return retryError
 	}
 	if err == nil {
-		err = d.follow(ctx)
-	}
-	if err == nil {
+		d.tellError("what somebody else applied can't be taken over", d.follow(ctx))
 		err = d.reconcile(ctx)
 	}
 	d.metrics.cycle(time.Since(began), err)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return 0
+	}
+	d.tellError("a cycle failed", err)
+	if err != nil {
 		d.waits = err.Error()
-		d.Log.Error("a cycle failed", "err", err)
 		return retryError
 	}
 	return 0
+}
+
+// tellError logs an error of the daemon's own unless it is the same as before.
+func (d *Daemon) tellError(what string, err error) {
+	if err == nil {
+		delete(d.errors, what)
+		return
+	}
+	if text := err.Error(); text != d.errors[what] {
+		d.errors[what] = text
+		d.Log.Error(what, "err", err)
+	}
 }

@@ -56,10 +56,11 @@ type Daemon struct {
 	revision           int               // the newest one that is known
 	last               *history.Revision // the one that was read or written last, without its configuration
 	backoff            backoff
-	whole              time.Time      // when the last full look was
-	idle               int            // events in a row that led to nothing
-	deaf               time.Time      // until then, events of the kernel are only collected
-	part               resource.State // what a small look compares; nil for a whole one
+	whole              time.Time         // when the last full look was; zero where one is due
+	errors             map[string]string // of the daemon's own, by what failed
+	idle               int               // events in a row that led to nothing
+	deaf               time.Time         // until then, events of the kernel are only collected
+	part               resource.State    // what a small look compares; nil for a whole one
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start
@@ -81,6 +82,8 @@ type version struct {
 	nodes    map[string]schema.Node
 	compiled *compiler.Compiled
 	part     resource.State // of its state, that a small look compares
+	machine  string         // digest of what the machine can do, that it was compiled for
+	after    int            // the newest revision when the files were read
 	from     string         // "files" or "revision N"
 	revision int            // that keeps it; 0 for none
 	since    time.Time
@@ -100,7 +103,7 @@ type request struct {
 
 // New prepares a daemon; nothing is watched or done yet.
 func New(o Options) *Daemon {
-	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, expected: map[resource.ID]bool{}, touched: true}
+	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, errors: map[string]string{}, expected: map[resource.ID]bool{}, touched: true}
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}
@@ -152,7 +155,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
-	retry := d.cycle(ctx)
+	next := d.next(d.cycle(ctx))
 	d.Notify("READY=1")
 	d.warn(ctx)
 	d.Log.Info("plumb runs", "node", d.Node, "dir", d.Dir, "interval", d.Interval)
@@ -165,11 +168,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 		alive = t.C
 	}
 	for {
-		events := d.kernel.C
+		events, wake := d.kernel.C, next
 		if time.Now().Before(d.deaf) {
-			events = nil
+			events, wake = nil, earlier(next, d.deaf)
 		}
-		timer.Reset(time.Until(d.due(retry)))
+		timer.Reset(time.Until(wake))
 		var done chan error
 		select {
 		case <-ctx.Done():
@@ -184,6 +187,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		case <-events:
 		case <-d.prober.Changed():
 		case <-timer.C:
+			if time.Now().Before(next) {
+				continue // to listen again
+			}
 		case r := <-d.asked:
 			if done = r.done; r.suspend != nil || r.resume {
 				if err := d.suspend(r.suspend); err != nil {
@@ -195,7 +201,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 				d.candidate.allowed(r.allowed)
 			}
 		}
-		retry = d.cycle(ctx)
+		next = d.next(d.cycle(ctx))
 		if done != nil {
 			done <- nil
 		}
@@ -212,21 +218,21 @@ func (d *Daemon) warn(ctx context.Context) {
 	}
 }
 
-// due is when the next cycle is, at the latest.
-func (d *Daemon) due(retry time.Duration) time.Time {
+// next is when the next cycle is, at the latest; retry is what the last one asked for.
+func (d *Daemon) next(retry time.Duration) time.Time {
 	now := time.Now()
-	next := d.whole.Add(d.Interval)
-	if d.isSuspended() {
+	switch {
+	case retry > 0:
+		return now.Add(retry)
+	case d.isSuspended():
 		return now.Add(d.Interval)
 	}
-	if retry > 0 {
-		next = earlier(next, now.Add(retry))
-	}
+	next := d.whole.Add(d.Interval)
 	if t := d.backoff.next(); !t.IsZero() {
+		if !t.After(now) {
+			t = now.Add(backoffFirst) // something else has to be mended first
+		}
 		next = earlier(next, t)
-	}
-	if d.deaf.After(now) {
-		next = earlier(next, d.deaf)
 	}
 	return next
 }

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +26,7 @@ import (
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpfprog"
 )
 
 func TestMain(m *testing.M) {
@@ -383,11 +387,10 @@ func TestRunPrefersLaterFiles(t *testing.T) {
 	w.must(err)
 	unlock, err := reconciler.Lock(w.h) // as an apply does
 	w.must(err)
-	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
 	back, err := history.New(first.Config, w.dir, resource.Summary{})
 	w.must(err)
-	back.Time = back.Time.Add(-time.Second)
 	w.must(history.Write(w.state, kindtest.Node, back))
+	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
 	unlock()
 	w.await("revision 4", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 4 && s.InForce.From == "files" })
 	if w.link("more", "eth0") == nil {
@@ -447,5 +450,97 @@ func TestRunLeavesReverted(t *testing.T) {
 	w.await("another configuration", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 3 })
 	if w.link("more", "eth0") == nil {
 		t.Error("the pod isn't there")
+	}
+}
+
+// TestRunFollowsMachine: what was compiled for a machine that could do something else is compiled again.
+func TestRunFollowsMachine(t *testing.T) {
+	w := newWorld(t, twoPods)
+	var without atomic.Bool
+	w.run(func(o *Options) {
+		o.Interval = 50 * time.Millisecond
+		all := o.Features
+		o.Features = func(ctx context.Context) (*features.Set, error) {
+			set, err := all(ctx)
+			if err == nil && without.Load() {
+				no := false
+				set.Features[features.RedirectPeer] = features.Status{Supported: &no, Reason: "a test"}
+			}
+			return set, err
+		}
+	})
+	short := func() bool { // whether packets go straight from pod to pod
+		c, _ := w.d.InForce()
+		return slices.ContainsFunc(slices.Collect(maps.Keys(c.State)), func(id resource.ID) bool {
+			return id.Kind == bpfprog.Kind && strings.HasPrefix(id.Name, "from_pod.redirect")
+		})
+	}
+	w.await("first cycle", converged)
+	if !short() {
+		t.Fatal("packets don't go straight")
+	}
+	without.Store(true)
+	w.await("the long way", func(s api.Status) bool { return converged(s) && !short() })
+	if s := w.d.Status(); s.InForce.From != "files" || s.InForce.Revision != 1 {
+		t.Errorf("in force is %+v, want the files, which are revision 1", s.InForce)
+	}
+}
+
+// TestRunWithoutHistory mends what there is to mend though nothing can be written down, and says so.
+func TestRunWithoutHistory(t *testing.T) {
+	w := newWorld(t, twoPods)
+	w.must(os.WriteFile(filepath.Join(w.state, kindtest.Node), nil, 0o600)) // where its folder would be
+	w.run()
+	w.await("warning", func(s api.Status) bool {
+		return converged(s) && slices.ContainsFunc(s.Warnings, func(s string) bool { return strings.Contains(s, "can't be kept") })
+	})
+	w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32")))
+	w.awaitTrue("route", func() bool { return w.routeTo("10.0.0.10/32") != nil })
+	w.must(os.Remove(filepath.Join(w.state, kindtest.Node)))
+	w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32")))
+	w.await("revision 1", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 1 })
+}
+
+func TestNext(t *testing.T) {
+	failing := resource.ID{Kind: "route", Name: "10.0.0.10/32"}
+	for name, c := range map[string]struct {
+		d     *Daemon
+		retry time.Duration
+		want  time.Duration // from now, to half a second
+	}{
+		"nothing":           {d: &Daemon{whole: time.Now()}, want: time.Hour},
+		"long ago":          {d: &Daemon{whole: time.Now().Add(-2 * time.Hour)}, retry: time.Second, want: time.Second},
+		"never":             {d: &Daemon{}, retry: 3 * time.Second, want: 3 * time.Second},
+		"an object's pause": {d: &Daemon{whole: time.Now(), backoff: backoff{failing: {next: time.Now().Add(5 * time.Second)}}}, want: 5 * time.Second},
+		"one that wasn't tried in its turn": {
+			d: &Daemon{whole: time.Now(), backoff: backoff{failing: {next: time.Now().Add(-time.Minute)}}}, want: backoffFirst,
+		},
+	} {
+		c.d.Interval = time.Hour
+		if got := time.Until(c.d.next(c.retry)); (got - c.want).Abs() > time.Second/2 {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestNoise: an event that leads to nothing makes a pause after some; no pause follows from a look that nothing led to.
+func TestNoise(t *testing.T) {
+	var d Daemon
+	for range noiseFree {
+		d.noise(false, true)
+	}
+	if !d.deaf.IsZero() {
+		t.Error("it is deaf too soon")
+	}
+	d.noise(false, true)
+	deaf := d.deaf
+	if deaf.IsZero() {
+		t.Error("it isn't deaf")
+	}
+	if d.noise(false, false); d.deaf != deaf {
+		t.Error("a look that nothing led to makes it deaf")
+	}
+	if d.noise(true, true); d.idle != 0 {
+		t.Error("a change doesn't make it listen again")
 	}
 }

@@ -47,17 +47,22 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		}
 		d.part = nil
 	}
-	defer func() { d.whole = time.Now() }()
-	p, err := d.few(ctx, heard)
-	if err != nil {
+	d.whole = time.Time{}
+	if err := d.all(ctx, heard); err != nil {
 		return err
 	}
+	d.whole = time.Now()
+	return nil
+}
+
+// all looks at the whole node.
+func (d *Daemon) all(ctx context.Context, heard watch.Events) (err error) {
+	p := d.few(ctx, heard)
 	if c := d.candidate; c != nil {
 		o, plan, err := d.look(ctx, c)
 		if err != nil {
-			return err
-		}
-		if d.mayPass(c, plan, o) {
+			d.refuse(c, err)
+		} else if d.mayPass(c, plan, o) {
 			p = plan
 		}
 	}
@@ -77,30 +82,30 @@ const fewObjects = 64
 
 // few puts the candidate in force at once if it only changes a few services of a node that is known to be as it should be:
 // then these are looked at, and the plan is about them alone. All else is looked at right after, before any of it counts as
-// verified.
-func (d *Daemon) few(ctx context.Context, heard watch.Events) (*resource.Plan, error) {
+// verified. Where something is wrong it leaves it to a whole look, which says more.
+func (d *Daemon) few(ctx context.Context, heard watch.Events) *resource.Plan {
 	c := d.candidate
 	if c == nil || c.refused != nil || !d.right() || !heard.Empty() {
-		return nil, nil
+		return nil
 	}
 	was, is, ok := reconciler.Alone(d.inForce.compiled.State, c.compiled.State, fewObjects)
 	if !ok {
-		return nil, nil
+		return nil
 	}
 	is = health.Overlay(is, d.verdicts)
 	o, err := reconciler.ObserveOnly(ctx, d.Host, was, is)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	p, err := reconciler.Diff(is, o)
 	if err != nil || p.Empty() || reconciler.Refuse(p, o, d.Allowed) != nil || !d.mayPass(c, p, o) {
-		return nil, err // a whole look says more
+		return nil
 	}
 	c.verified = true
 	for _, change := range p.Changes {
 		d.expected[change.ID] = true
 	}
-	return p, nil
+	return p
 }
 
 // right reports whether the node was as what is in force says when it was last looked at.
@@ -159,20 +164,28 @@ func (d *Daemon) mayPass(c *version, p *resource.Plan, o *reconciler.Observed) b
 	allowed := reconciler.Allowed{Disruption: d.Allowed.Disruption || c.grant.Disruption, Delete: d.Allowed.Delete || c.grant.Delete}
 	c.summary = p.Summary()
 	err := reconciler.Refuse(p, o, allowed)
-	if back, errBack := guard.LastReverted(d.Host); err == nil && errBack == nil && back != nil && back.Digest == c.digest && !p.Empty() {
-		err = back // put in force again, it would cut the way to the operator again
+	if err == nil && !p.Empty() {
+		var back *guard.Reverted
+		if back, err = guard.LastReverted(d.Host); err == nil && back != nil && back.Digest == c.digest {
+			err = back // put in force again, it would cut the way to the operator again
+		}
 	}
 	if err != nil {
-		if c.refused == nil || c.refused.Error() != err.Error() {
-			d.Log.Warn("a change of the files waits; what was in force stays", "needs", needs(err), "err", err)
-		}
-		c.refused = err
+		d.refuse(c, err)
 		return false
 	}
 	c.refused = nil
 	d.candidate = nil
 	d.enforce(c)
 	return true
+}
+
+// refuse leaves what is in force as it is.
+func (d *Daemon) refuse(c *version, err error) {
+	if c.refused == nil || c.refused.Error() != err.Error() {
+		d.Log.Warn("a change of the files waits; what was in force stays", "needs", needs(err), "err", err)
+	}
+	c.refused = err
 }
 
 // enforce makes a version what the node is kept at; nil for nothing.
@@ -202,7 +215,7 @@ func needs(err error) []string {
 
 // settle carries out plans until nothing is left to do, but for what fails. What the last look finds is thereby verified.
 func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Events) error {
-	tried := map[resource.ID]int{}
+	tried, told := map[resource.ID]int{}, !heard.Empty()
 	changed, settled := false, false
 	for waited := 0; ; {
 		made, left, err := d.step(ctx, p, heard)
@@ -229,14 +242,15 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 	if err := d.kernel.Look(ctx); err != nil {
 		d.Log.Error("some namespaces can't be listened to; a full look finds what happens there", "err", err)
 	}
-	d.noise(changed)
+	d.noise(changed, told)
 	defer d.Host.Forget() // the dumps of a thousand namespaces
 	if len(p.Changes) > 0 || len(p.Conflicts) > 0 {
 		return nil
 	}
 	d.inForce.verified = true
 	clear(d.expected)
-	return d.keep()
+	d.tellError("the last good state can't be kept", d.keep())
+	return nil
 }
 
 // step carries out one plan, but for what has to rest. It returns what was changed, and whether it is worth looking again.
@@ -349,12 +363,15 @@ const (
 	noiseMost = time.Second
 )
 
-// noise counts cycles that found nothing to do.
-func (d *Daemon) noise(changed bool) {
-	d.idle++
+// noise counts cycles that were told of something and found nothing to do.
+func (d *Daemon) noise(changed, told bool) {
 	if changed {
 		d.idle = 0
 	}
+	if changed || !told {
+		return
+	}
+	d.idle++
 	if over := d.idle - noiseFree; over > 0 {
 		d.deaf = time.Now().Add(min(time.Millisecond<<min(over, 20), noiseMost))
 	}

@@ -21,7 +21,7 @@ import (
 func (d *Daemon) evaluate(ctx context.Context) {
 	d.touched = false
 	sum, err := d.files.Sum()
-	if err == nil && d.read != nil && sum == *d.read {
+	if err == nil && d.read != nil && sum == *d.read && (d.held || d.saying != "") {
 		return
 	}
 	if err == nil && d.held && d.read == nil && d.recallHeld(sum) {
@@ -29,6 +29,7 @@ func (d *Daemon) evaluate(ctx context.Context) {
 		return
 	}
 	began := time.Now()
+	after, _ := history.Newest(d.StateDir, d.Node) // an error shows when somebody else's revision is looked for
 	var c *version
 	if err == nil {
 		c, err = d.load(ctx)
@@ -49,6 +50,7 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	}
 	d.forgetHeld()
 	d.backoff = backoff{}
+	c.after = after
 	d.candidate, d.saying = c, c.digest
 	d.Log.Info("files read", "digest", c.digest[:12], "objects", len(c.compiled.State), "took", time.Since(began))
 }
@@ -82,6 +84,9 @@ func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (
 	})
 	set, err := d.Features(ctx)
 	if err == nil {
+		v.machine, err = reconciler.DigestFeatures(set, cfg.Nodes[d.Node].Uplinks)
+	}
+	if err == nil {
 		v.compiled, err = compiler.Compile(cfg, d.Node, set)
 	}
 	return v, cmp.Or(err, digest.Wait())
@@ -103,6 +108,38 @@ func (d *Daemon) sourceIs(err error) {
 		}
 		d.Log.Error("the files can't be used; what was in force stays", "err", err)
 	}
+}
+
+// reconsider compiles anew what is in force where the machine has changed: "auto" may mean something else on it now.
+func (d *Daemon) reconsider(ctx context.Context) {
+	v := d.inForce
+	if v == nil {
+		return
+	}
+	now, err := d.machine(ctx, v.nodes)
+	if err == nil && now == v.machine {
+		return
+	}
+	if err == nil && v.from == "files" && !d.held {
+		d.read = nil // they are evaluated again
+		return
+	}
+	var again *version
+	if err == nil {
+		again, err = d.lastGood(ctx)
+	}
+	if d.tellError("what the machine can do isn't known", err); err == nil && again != nil {
+		d.enforce(again)
+	}
+}
+
+// machine is the digest of what the machine can do.
+func (d *Daemon) machine(ctx context.Context, nodes map[string]schema.Node) (string, error) {
+	set, err := d.Features(ctx)
+	if err != nil {
+		return "", err
+	}
+	return reconciler.DigestFeatures(set, nodes[d.Node].Uplinks)
 }
 
 // lastGood is the newest revision; nil where there is none.
@@ -154,7 +191,7 @@ func (d *Daemon) follow(ctx context.Context) error {
 		case r.Digest == d.saying: // the files again, after something else
 			v.from = "files"
 			d.forgetHeld()
-		case d.candidate != nil && d.candidate.since.After(r.Time): // the files changed after that
+		case d.candidate != nil && d.candidate.after >= n: // the files changed after that
 		default:
 			d.candidate = nil
 			d.hold()
