@@ -206,7 +206,7 @@ func until(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// resolve is what the next run begins with.
+// resolve is what the next run begins with, though somebody stops it at once.
 func (l *lab) resolve(t *testing.T) string {
 	t.Helper()
 	h := kindtest.Open(t, l.o)
@@ -216,7 +216,9 @@ func (l *lab) resolve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer unlock()
-	said, err := Resolve(t.Context(), h)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	said, err := Resolve(ctx, h)
 	if err != nil {
 		t.Fatal(err)
 	}

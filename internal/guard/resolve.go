@@ -107,8 +107,9 @@ func finish(ctx context.Context, h *host.Host, p *Pending) error {
 // returns what a person should know, "" for nothing. The error is a *PendingError while a guardian watches over it.
 //
 // An apply that can't be taken back any more doesn't stand in the way for ever: what is to be applied now makes the node right
-// in its own way.
+// in its own way. That is also why it doesn't stop when ctx ends: half of a way back is none.
 func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
+	ctx = context.WithoutCancel(ctx)
 	p, s, err := Look(h)
 	if err != nil {
 		return fmt.Sprintf("an earlier apply can't be taken back: %v", err), remove(h)
