@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -67,6 +68,7 @@ type Daemon struct {
 	expected           map[resource.ID]bool // what they, or the files, changed since the node was last found as it should be
 	unanswered         []string             // frontends that none of their backends answers for
 	waits              string               // why nothing was done in the last cycle
+	litter             bool                 // much was allocated since memory was given back
 
 	mu        sync.Mutex
 	status    api.Status
@@ -140,6 +142,9 @@ func (d *Daemon) close() {
 	}
 }
 
+// calmTime is how long nothing has to happen for the memory that the last cycles took to go back to the machine.
+const calmTime = 2 * time.Second
+
 // How soon what couldn't be done is tried again.
 const (
 	retryLock  = 50 * time.Millisecond
@@ -161,6 +166,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.Log.Info("plumb runs", "node", d.Node, "dir", d.Dir, "interval", d.Interval)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	calm := time.NewTimer(calmTime)
+	defer calm.Stop()
 	var alive <-chan time.Time
 	if d.Watchdog > 0 {
 		t := time.NewTicker(d.Watchdog / 3)
@@ -173,6 +180,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 			events, wake = nil, earlier(next, d.deaf)
 		}
 		timer.Reset(time.Until(wake))
+		if d.litter {
+			calm.Reset(calmTime)
+		}
 		var done chan error
 		select {
 		case <-ctx.Done():
@@ -181,6 +191,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 			return nil
 		case <-alive:
 			d.Notify("WATCHDOG=1")
+			continue
+		case <-calm.C:
+			d.litter = false
+			go debug.FreeOSMemory()
 			continue
 		case <-d.files.C:
 			d.touched = true

@@ -47,7 +47,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		}
 		d.part = nil
 	}
-	d.whole = time.Time{}
+	d.whole, d.litter = time.Time{}, true
 	if err := d.all(ctx, heard); err != nil {
 		return err
 	}

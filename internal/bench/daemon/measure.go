@@ -317,11 +317,24 @@ func (w *world) idle() error {
 		return err
 	}
 	fmt.Printf("  idle: processor %.2f %%, %.1f wake-ups a second, RSS %.1f MB of which %.1f are its own (mark 60 at 1,000 and 150 at 10,000), %.0f goroutines\n",
-		(after.cpu-before.cpu)/w.Idle*100, (after.wakes-before.wakes)/w.Idle, after.rss, after.anonymous, goroutines)
+		(after.cpu-before.cpu)/w.Idle*100, after.wakesSince(before)/w.Idle, after.rss, after.anonymous, goroutines)
 	return nil
 }
 
-type usage struct{ cpu, wakes, rss, anonymous float64 }
+type usage struct {
+	cpu, rss, anonymous float64
+	wakes               map[string]float64 // by thread
+}
+
+// wakesSince are those of the threads that there were before, too.
+func (u usage) wakesSince(before usage) (n float64) {
+	for thread, was := range before.wakes {
+		if is, ok := u.wakes[thread]; ok {
+			n += is - was
+		}
+	}
+	return n
+}
 
 // usage reads what the daemon has used so far: seconds, voluntary switches, MB (2^20 bytes).
 func (w *world) usage() (u usage, err error) {
@@ -329,6 +342,7 @@ func (w *world) usage() (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
+	u.wakes = map[string]float64{}
 	for _, path := range tasks {
 		f, err := os.Open(path)
 		if err != nil {
@@ -337,7 +351,7 @@ func (w *world) usage() (u usage, err error) {
 		for lines := bufio.NewScanner(f); lines.Scan(); {
 			var n float64
 			if _, err := fmt.Sscanf(lines.Text(), "voluntary_ctxt_switches: %f", &n); err == nil {
-				u.wakes += n
+				u.wakes[path] = n
 			}
 			if _, err := fmt.Sscanf(lines.Text(), "VmRSS: %f", &n); err == nil {
 				u.rss = n / 1024
