@@ -22,16 +22,18 @@ type probe struct {
 	try     func(*sandbox) error
 }
 
-// sandboxed are the probes that make something in a network namespace, those first that wait longest for the kernel.
-func sandboxed() []probe {
-	return slices.Concat(attachProbes, qdiscProbes, linkProbes, baseProbes, markProbes, nftProbes, tcpProbes)
+// themes are the probes that make something in a network namespace. Those of a theme share one, and come one after the other:
+// taking a namespace down is most of the work, and long after it is gone the kernel holds the lock of all network settings
+// for that. The themes that wait longest for the kernel come first.
+func themes() [][]probe {
+	return [][]probe{classifierProbes, xdpProbes, qdiscProbes, linkProbes, slices.Concat(markProbes, baseProbes, tcpProbes, nftProbes), mountProbes}
 }
 
-// bare are the probes that need no namespace, and get no sandbox: to make one and take it down is more work than they are.
+// bare are the probes that need no namespace.
 func bare() []probe { return slices.Concat(bpfProbes, hookProbes) }
 
 // probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
-func probes() []probe { return slices.Concat(sandboxed(), bare()) }
+func probes() []probe { return slices.Concat(slices.Concat(themes()...), bare()) }
 
 // Names returns every feature that [Probe] answers.
 func Names() []Feature {
@@ -92,10 +94,7 @@ func (p probe) answer(err error) Status {
 	return st
 }
 
-// parallel is how many probes run at a time. Most of their time is waiting for the kernel to let go of programs.
-const parallel = 8
-
-// Probe asks the running kernel by trying each feature in a network namespace that is thrown away, and adds the facts of
+// Probe asks the running kernel by trying each feature, in network namespaces that are thrown away, and adds the facts of
 // the host as seen from the network namespace of the caller. It leaves nothing behind but modules that the kernel loaded
 // itself. An error means that not even the kernel's name could be read, or that ctx ended; a probe that could not run is
 // an answer, not an error.
@@ -111,27 +110,33 @@ func Probe(ctx context.Context) (*Set, error) {
 	defer restore()
 	var mu sync.Mutex
 	var g errgroup.Group
-	g.SetLimit(parallel)
-	ask := func(p probe, run func(try func(*sandbox) error) error) {
+	answer := func(p probe, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		set.Features[p.feature] = p.answer(err)
+	}
+	for _, theme := range themes() {
 		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("probe features: %w", err)
+			left := theme
+			err := inSandbox(func(s *sandbox) error {
+				for ; len(left) > 0 && ctx.Err() == nil; left = left[1:] {
+					answer(left[0], left[0].try(s))
+				}
+				return ctx.Err()
+			})
+			for _, p := range left {
+				answer(p, err)
 			}
-			st := p.answer(run(p.try))
-			mu.Lock()
-			defer mu.Unlock()
-			set.Features[p.feature] = st
-			return nil
+			return ctx.Err()
 		})
 	}
-	for _, p := range sandboxed() {
-		ask(p, inSandbox)
-	}
 	for _, p := range bare() {
-		ask(p, func(try func(*sandbox) error) error { return try(nil) })
+		if ctx.Err() == nil {
+			answer(p, p.try(nil))
+		}
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("probe features: %w", err)
 	}
 	return set, set.addHost()
 }
