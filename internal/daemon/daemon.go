@@ -180,9 +180,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 			events, wake = nil, earlier(next, d.deaf)
 		}
 		timer.Reset(time.Until(wake))
-		if d.litter {
-			calm.Reset(calmTime)
-		}
 		var done chan error
 		select {
 		case <-ctx.Done():
@@ -215,7 +212,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 				d.candidate.allowed(r.allowed)
 			}
 		}
-		next = d.next(d.cycle(ctx))
+		if next = d.next(d.cycle(ctx)); d.litter {
+			calm.Reset(calmTime)
+		}
 		if done != nil {
 			done <- nil
 		}

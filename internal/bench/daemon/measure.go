@@ -335,6 +335,7 @@ func (w *world) openMap(prefix string) (*ebpf.Map, error) {
 
 // idle measures what the daemon costs when nothing happens.
 func (w *world) idle() error {
+	time.Sleep(3 * time.Second) // it gives memory back first
 	before, err := w.usage()
 	if err != nil {
 		return err
