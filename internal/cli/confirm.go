@@ -101,6 +101,9 @@ func (s *session) guard(ctx context.Context, opt ApplyOptions, p *resource.Plan,
 			pending.Checks = append(pending.Checks, c)
 		}
 	}
+	if len(lines) == 0 && len(pending.Checks) == 0 {
+		s.o.warn([]string{"nothing is known that must stay reachable (no SSH session or default gateway that answers, no check that holds): only the time counts"})
+	}
 	return guard.Start(ctx, s.host, pending)
 }
 
