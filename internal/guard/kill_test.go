@@ -94,6 +94,31 @@ func TestKillGuardian(t *testing.T) {
 	}
 }
 
+// TestKillBoth kills the guardian and the apply before single writes of the apply: the next run takes it back.
+func TestKillBoth(t *testing.T) {
+	for name, step := range kills {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, name)
+			before := l.snapshot(t)
+			step := every(t, step)
+			for n := 1; ; n += step {
+				code, said := l.run(t, patient, "PLUMB_TEST_KILL=both", "PLUMB_TEST_AT="+strconv.Itoa(n))
+				l.settled(t) // it may have been about to start
+				found := l.resolve(t)
+				l.same(t, before, fmt.Sprintf("both killed at write %d", n))
+				if code >= 0 {
+					t.Logf("killed before %d writes, one in %d", n/step, step)
+					break
+				}
+				if found != "" && !strings.Contains(found, "was taken back first") || n > 1000 {
+					t.Fatalf("both killed at write %d: the next run says %q; %s", n, found, said)
+				}
+			}
+		})
+	}
+}
+
 // TestKillBack kills the guardian before single writes while it takes back: the apply goes on with it, or where that is dead
 // too, the next run.
 func TestKillBack(t *testing.T) {

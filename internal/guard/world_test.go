@@ -331,6 +331,9 @@ func hit(h *host.Host, what string) {
 		die()
 	case "guardian":
 		guardian(unix.SIGKILL)
+	case "both":
+		guardian(unix.SIGKILL)
+		die()
 	case "stop guardian":
 		guardian(unix.SIGSTOP)
 	case "stop":
