@@ -13,9 +13,6 @@ import (
 // every is the distance between the writes that a test stops before.
 func every(t *testing.T, n int) int {
 	t.Helper()
-	if testing.Short() {
-		n = max(n, 25)
-	}
 	if env := os.Getenv("PLUMB_TEST_EVERY"); env != "" {
 		var err error
 		if n, err = strconv.Atoi(env); err != nil || n < 1 {
@@ -27,15 +24,20 @@ func every(t *testing.T, n int) int {
 
 // kills are the changes that are killed at every write, or at one in several where there are many: all that cut the way to the
 // operator, and a harmless one.
-var kills = map[string]int{"default route": 1, "address": 1, "namespace": 1, "disable_ipv6": 1, "rp_filter": 1, "check": 1, "link down": 1,
-	"harmless": 1, "program": 11}
+func kills() map[string]int {
+	if testing.Short() {
+		return map[string]int{"namespace": 25, "program": 25}
+	}
+	return map[string]int{"default route": 1, "address": 1, "namespace": 1, "disable_ipv6": 1, "rp_filter": 1, "check": 1, "link down": 1,
+		"harmless": 1, "program": 11}
+}
 
 // patient is long enough for the changes, and what a test of kills waits for where nobody is killed.
 const patient = 2 * time.Second
 
 // TestKillApply kills the apply before single writes: the guardian takes it back, or before there is one, the next run.
 func TestKillApply(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, name)
@@ -63,7 +65,7 @@ func TestKillApply(t *testing.T) {
 
 // TestKillGuardian kills the guardian before single writes of the apply, which takes itself back.
 func TestKillGuardian(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, name)
@@ -96,7 +98,7 @@ func TestKillGuardian(t *testing.T) {
 
 // TestKillBoth kills the guardian and the apply before single writes of the apply: the next run takes it back.
 func TestKillBoth(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, name)
@@ -122,7 +124,7 @@ func TestKillBoth(t *testing.T) {
 // TestKillBack kills the guardian before single writes while it takes back: the apply goes on with it, or where that is dead
 // too, the next run.
 func TestKillBack(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		for _, dead := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, apply dead %t", name, dead), func(t *testing.T) {
 				t.Parallel()
