@@ -544,3 +544,24 @@ func TestNoise(t *testing.T) {
 		t.Error("a change doesn't make it listen again")
 	}
 }
+
+func TestNames(t *testing.T) {
+	for _, c := range []struct {
+		object, name string
+		want         bool
+	}{
+		{"10.0.0.10/32 dev eth0", "10.0.0.10", true},
+		{"10.0.0.10/32 dev eth0", "10.0.0.1", false},
+		{"110.0.0.1/32 dev eth0", "10.0.0.1", false},
+		{"10.0.0.10/32", "10.0.0.10/32", true},
+		{"fd00::10 dev pl-web", "fd00::1", false},
+		{"proxy fd00::10 dev pl-web", "fd00::10", true},
+		{"default6", "default", true},
+		{"eth0", "", true},
+		{"eth0", "eth1", false},
+	} {
+		if got := names(c.object, c.name); got != c.want {
+			t.Errorf("%q in %q: %v", c.name, c.object, got)
+		}
+	}
+}

@@ -57,7 +57,7 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 // something, of that name.
 func cause(c resource.Change, heard watch.Events) (since time.Time, by string) {
 	for _, e := range heard.List {
-		if e.NetNS != c.ID.NetNS || e.Kind != c.ID.Kind || !strings.Contains(c.ID.Name, e.Name) {
+		if e.NetNS != c.ID.NetNS || e.Kind != c.ID.Kind || !names(c.ID.Name, e.Name) {
 			continue
 		}
 		if since.IsZero() {
@@ -68,4 +68,15 @@ func cause(c resource.Change, heard watch.Events) (since time.Time, by string) {
 		}
 	}
 	return since, by
+}
+
+// names reports whether an object's name has an address, a destination or a device in it; 10.0.0.1 isn't in 10.0.0.10.
+func names(object, name string) bool {
+	i := strings.Index(object, name)
+	if i < 0 || name == "" || name == "default" { // whose objects are default and default6
+		return i >= 0
+	}
+	part := func(s string) bool { return s != "" && strings.Contains("0123456789abcdef.:", s) }
+	before, after := object[:i], object[i+len(name):]
+	return !part(before[max(len(before)-1, 0):]) && !part(after[:min(len(after), 1)])
 }
