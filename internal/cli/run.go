@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,8 +35,9 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 		return err
 	}
 	// After a boot most of this is waiting for the kernel, and it is needed before anything is done.
-	first, asked := sync.OnceValues(func() (*features.Set, error) { return o.features(ctx, "") }), false
+	first := sync.OnceValues(func() (*features.Set, error) { return o.features(ctx, "") })
 	go first()
+	var asked atomic.Bool
 	node, err := o.daemonNode(ctx)
 	if err != nil {
 		return err
@@ -54,8 +56,7 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	d := daemon.New(daemon.Options{
 		Node: node, Dir: o.Dir, Tags: o.Tags, StateDir: o.StateDir, Host: h, Interval: opt.Interval, Log: log, Version: Version(),
 		Features: func(ctx context.Context) (*features.Set, error) {
-			if !asked {
-				asked = true
+			if asked.CompareAndSwap(false, true) {
 				return first()
 			}
 			return o.features(ctx, "")

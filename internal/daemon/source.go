@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,7 @@ import (
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/schema"
 )
 
@@ -58,8 +60,11 @@ func (d *Daemon) evaluate(ctx context.Context) {
 // load evaluates and compiles the files: in this process where that is safe, and nothing is wrong with them, else with the
 // help of a guarded child, which also knows the places of mistakes.
 func (d *Daemon) load(ctx context.Context) (*version, error) {
+	machine := sync.OnceValues(func() (*features.Set, error) { return d.Features(ctx) })
+	go machine() // it may have to wait for the kernel's lock of all links
+	defer machine()
 	if cfg := d.literals.Load(d.Dir, d.Tags); cfg != nil {
-		if v, err := d.compile(ctx, cfg, "files"); err == nil {
+		if v, err := d.compile(cfg, "files", machine); err == nil {
 			return v, nil
 		}
 	}
@@ -68,21 +73,21 @@ func (d *Daemon) load(ctx context.Context) (*version, error) {
 		return nil, err
 	}
 	defer src.Close()
-	v, err := d.compile(ctx, src.Config, "files")
+	v, err := d.compile(src.Config, "files", machine)
 	if err != nil {
 		return nil, src.Locate(err)
 	}
 	return v, nil
 }
 
-func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (*version, error) {
+func (d *Daemon) compile(cfg *schema.Config, from string, machine func() (*features.Set, error)) (*version, error) {
 	v := &version{config: cfg, nodes: cfg.Nodes, from: from, since: time.Now().UTC()}
 	var digest errgroup.Group
 	digest.Go(func() (err error) {
 		v.digest, err = history.Digest(cfg)
 		return err
 	})
-	set, err := d.Features(ctx)
+	set, err := machine()
 	if err == nil {
 		v.machine, err = reconciler.DigestFeatures(set, cfg.Nodes[d.Node].Uplinks)
 	}
@@ -151,7 +156,7 @@ func (d *Daemon) lastGood(ctx context.Context) (*version, error) {
 	if err != nil {
 		d.Log.Error("a revision can't be read", "err", err)
 	}
-	v, err := d.compile(ctx, r.Config, fmt.Sprintf("revision %d", r.Revision))
+	v, err := d.compile(r.Config, fmt.Sprintf("revision %d", r.Revision), func() (*features.Set, error) { return d.Features(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("compile revision %d, the last good one: %w", r.Revision, err)
 	}
