@@ -71,7 +71,7 @@ func run() error {
 		if err != nil || n < 2 {
 			return fmt.Errorf("%q is no number of services", word)
 		}
-		if err := private(settings{Plumb: plumb, Services: n, Pods: max(*pods, 4), Times: *times, Boots: *boots, Idle: *idle}); err != nil {
+		if err := private(settings{Plumb: plumb, Services: n, Pods: max(*pods, 4), Times: *times, Boots: max(*boots, 1), Idle: *idle}); err != nil {
 			return fmt.Errorf("%d services: %w", n, err)
 		}
 	}
