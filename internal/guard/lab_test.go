@@ -182,7 +182,13 @@ func (l *lab) run(t *testing.T, within time.Duration, env ...string) (code int, 
 // settled waits until no guardian is at work any more, or about to be.
 func (l *lab) settled(t *testing.T) {
 	t.Helper()
+	h := kindtest.Open(t, l.o)
+	defer h.Close()
 	until(t, "the guardian is done", func() bool {
+		// One that is being killed loses its name before it is dead.
+		if s, err := look(h); err != nil || s != nil && s.Guardian.Alive() {
+			return false
+		}
 		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		if err != nil {
 			t.Fatal(err)
