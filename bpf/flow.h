@@ -215,30 +215,45 @@ static inline __noinline int begin(const struct packet *p, const struct flow *ol
 		f.kind = same(&b->addr, &p->key.src) ? HAIRPIN_FORWARD : FORWARD;
 		translated(&p->key, &f, t);
 		answer_to(t, &answer);
-		// Two services may have one backend, and a client may use one port for both: the backend couldn't tell
-		// them apart. Nothing says that a UDP flow is over, and mostly it is where the client asks somebody
-		// else: a resolver uses any port again within minutes.
-		taken = bpf_map_lookup_elem(&flows, &answer);
-		if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
-		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport)) {
-			if (i < TRIES - 1 || p->key.proto != IPPROTO_UDP)
-				continue;
-			forget_flow(&answer, taken);
-		}
 		mark(&p->key.dst, p->key.dport);
 		mark(&t->dst, t->dport);
 		*kind = f.kind;
 		f.addr = p->key.dst;
 		f.port = p->key.dport;
 		f.kind = f.kind == FORWARD ? REVERSE : HAIRPIN_REVERSE;
-		if (bpf_map_update_elem(&flows, &answer, &f, BPF_ANY))
-			return NO_ROOM;
+		if (bpf_map_update_elem(&flows, &answer, &f, BPF_NOEXIST)) {
+			// Two services may have one backend, and a client may use one port for both: the backend
+			// couldn't tell them apart. Nothing says that a UDP flow is over, and mostly it is where the
+			// client asks somebody else: a resolver uses any port again within minutes.
+			taken = bpf_map_lookup_elem(&flows, &answer);
+			if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
+			    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport)) {
+				if (i < TRIES - 1 || p->key.proto != IPPROTO_UDP)
+					continue;
+				forget_flow(&answer, taken);
+			}
+			if (bpf_map_update_elem(&flows, &answer, &f, BPF_ANY))
+				return NO_ROOM;
+		}
 		f.addr = t->dst;
 		f.port = t->dport;
 		f.kind = *kind;
 		return bpf_map_update_elem(&flows, &p->key, &f, BPF_ANY) ? NO_ROOM : TRANSLATED;
 	}
 	return NO_ROOM;
+}
+
+// Writes a port, which stands `at` bytes into its header: itself where that is where it mostly is, as that is a lot
+// less.
+static __always_inline int write_port(struct __sk_buff *ctx, const struct packet *p, __u32 at, __be16 port)
+{
+	__u32 plain = L3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__be16 *there = (void *)(long)ctx->data + plain + at;
+
+	if (p->l4 != plain || (void *)(there + 1) > (void *)(long)ctx->data_end)
+		return bpf_skb_store_bytes(ctx, p->l4 + at, &port, sizeof(port), 0);
+	*there = port;
+	return 0;
 }
 
 // Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so
@@ -265,8 +280,8 @@ static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p
 		} else if (bpf_l4_csum_replace(ctx, check, from->word[3], to->word[3], flags | BPF_F_PSEUDO_HDR | 4)) {
 			return -1;
 		}
-		if (port != old && (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) ||
-				    bpf_skb_store_bytes(ctx, p->l4 + (source ? 0 : 2), &port, sizeof(port), 0)))
+		if (port != old &&
+		    (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) || write_port(ctx, p, source ? 0 : 2, port)))
 			return -1;
 	}
 	data = (void *)(long)ctx->data;
@@ -296,7 +311,7 @@ static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p
 }
 
 // Makes a packet what its flow says, t. -1: it is broken, and has to be dropped.
-static __always_inline int rewrite(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t, __u8 kind)
+static inline __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t, __u8 kind)
 {
 	if (kind != REVERSE && set_end(ctx, p, 0, &t->dst, t->dport))
 		return -1;
