@@ -53,6 +53,12 @@ static __always_inline int is_syn(const struct packet *p)
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
+// Whether a segment has all of some flags.
+static __always_inline int has_flags(const struct packet *p, __u8 flags)
+{
+	return p->key.proto == IPPROTO_TCP && p->fragment != FRAGMENT_LATER && (p->tcp_flags & flags) == flags;
+}
+
 // The packets that answer to those with key k.
 static __always_inline void answer_to(const struct flow_key *k, struct flow_key *answer)
 {
@@ -76,10 +82,9 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 	answer_to(t, &answer);
 	other = bpf_map_lookup_elem(&flows, &answer);
 	if (other) {
-		state |= other->state;
-		other->state = state;
-		f->state = state;
+		other->state |= state & ~DISPUTED;
 		other->seen = now;
+		f->state |= other->state & ~DISPUTED;
 	} else if (is_forward(f) && !is_closing(state)) {
 		// Where there are more flows than room, one of the two entries may have gone: what is left knows it.
 		struct flow again = {
@@ -196,9 +201,14 @@ static inline __noinline int begin(const struct packet *p, const struct flow *ol
 	if (!service || p->fragment == FRAGMENT_LATER || (p->key.proto == IPPROTO_TCP && p->tcp_flags & TCP_RST))
 		return LEFT;
 	if (older) {
+		struct flow *answers;
+
 		translated(&p->key, older, t);
 		answer_to(t, &answer);
-		bpf_map_delete_elem(&flows, &answer);
+		answers = bpf_map_lookup_elem(&flows, &answer);
+		// It may be another service's by now.
+		if (answers && same(&answers->addr, &p->key.dst) && answers->port == p->key.dport)
+			bpf_map_delete_elem(&flows, &answer);
 	}
 	f.service = service->service;
 	f.seen = now_s();
