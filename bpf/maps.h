@@ -226,7 +226,13 @@ struct flow {
 	__u8 state; // bits of enum flow_state
 };
 
-enum flow_state { ESTABLISHED = 1, FIN_FORWARD = 2, FIN_REVERSE = 4, RESET = 8 };
+enum flow_state {
+	ESTABLISHED = 1,
+	FIN_FORWARD = 2,
+	FIN_REVERSE = 4,
+	RESET = 8,
+	DISPUTED = 16, // REVERSE: a SYN with the same ports went to the backend itself
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
