@@ -62,6 +62,7 @@ type Daemon struct {
 	idle               int               // events in a row that led to nothing
 	deaf               time.Time         // until then, events of the kernel are only collected
 	part               resource.State    // what a small look compares; nil for a whole one
+	places             []string          // the namespaces of a small look; nil for all
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
@@ -34,6 +36,58 @@ func (w *world) weights() string {
 		}
 	}
 	return fmt.Sprint(all)
+}
+
+// TestRunHealsPlaces takes things away in single namespaces, in several at once, and then a link as well.
+func TestRunHealsPlaces(t *testing.T) {
+	w := newWorld(t, twoPods)
+	w.run()
+	w.await("first cycle", converged)
+	handle := func(pod string) *netlink.Handle {
+		w.Helper()
+		w.h.Forget()
+		ns, err := w.h.NS(pod)
+		w.must(err)
+		return ns.Handle()
+	}
+	defaults := func(pod string) []netlink.Route {
+		w.Helper()
+		routes, err := handle(pod).RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_DST)
+		w.must(err)
+		return routes
+	}
+	address := func(pod string) []netlink.Addr {
+		w.Helper()
+		l := mustLink(w, pod, "eth0")
+		addrs, err := handle(pod).AddrList(l, netlink.FAMILY_V4)
+		w.must(err)
+		return addrs
+	}
+	dropDefault := func(pod string) {
+		w.Helper()
+		routes := defaults(pod)
+		if len(routes) != 1 {
+			t.Fatalf("pod %s has the default routes %v", pod, routes)
+		}
+		w.must(handle(pod).RouteDel(&routes[0]))
+	}
+	for range 3 {
+		dropDefault("web")
+		w.awaitTrue("default route", func() bool { return len(defaults("web")) == 1 })
+	}
+	w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32")))
+	dropDefault("web")
+	addrs := address("db") // with it goes the pod's default route
+	w.must(handle("db").AddrDel(mustLink(w, "db", "eth0"), &addrs[0]))
+	w.awaitTrue("everything", func() bool {
+		return w.routeTo("10.0.0.10/32") != nil && len(defaults("web")) == 1 && len(address("db")) == len(addrs) && len(defaults("db")) == 1
+	})
+	dropDefault("db")
+	w.must(w.root().LinkDel(mustLink(w, "", w.hostDev("web"))))
+	w.awaitTrue("link", func() bool {
+		return w.link("web", "eth0") != nil && len(defaults("web")) == 1 && len(defaults("db")) == 1
+	})
+	w.await("end", converged)
 }
 
 // TestRunFewServices changes single services: only they are looked at first, and are no drift, but what somebody did to

@@ -38,14 +38,18 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	d.consult()
 	heard := d.kernel.Take()
 	if d.small(heard) {
-		d.part = d.inForce.network()
+		if d.places = d.inForce.places(heard); d.places != nil {
+			d.part = reconciler.Within(d.inForce.compiled.State, d.places)
+		} else {
+			d.part = d.inForce.network()
+		}
 		_, p, err := d.look(ctx, d.inForce)
 		if err == nil && !slices.ContainsFunc(p.Changes, onLinks) {
 			err = d.settle(ctx, p, heard)
-			d.part = nil
+			d.part, d.places = nil, nil
 			return err
 		}
-		d.part = nil
+		d.part, d.places = nil, nil
 	}
 	d.whole, d.litter = time.Time{}, true
 	if err := d.all(ctx, heard); err != nil {
@@ -116,9 +120,10 @@ func (d *Daemon) right() bool {
 // small reports whether it is enough to look at the network: nothing was heard of but routes and the like, which take nothing
 // else along, everything was as it should be before, and the time for a whole look hasn't come.
 func (d *Daemon) small(heard watch.Events) bool {
-	if d.candidate != nil || !d.right() || heard.Empty() || heard.Lost || time.Since(d.whole) >= d.Interval {
-		return false
-	}
+	return d.candidate == nil && d.right() && !heard.Empty() && onlyNetwork(heard) && time.Since(d.whole) < d.Interval
+}
+
+func onlyNetwork(heard watch.Events) bool {
 	for _, e := range heard.List {
 		switch e.Kind {
 		case route.Kind, rule.Kind, neigh.Kind, addr.Kind, sysctl.Kind:
@@ -126,7 +131,40 @@ func (d *Daemon) small(heard watch.Events) bool {
 			return false
 		}
 	}
-	return true
+	return !heard.Lost
+}
+
+// widen makes the looks of a small one whole where something was heard of that these leave out.
+func (d *Daemon) widen(heard watch.Events) {
+	if d.part == nil {
+		return
+	}
+	elsewhere := func(e watch.Event) bool { return e.Kind == sysctl.Kind || !slices.Contains(d.places, e.NetNS) }
+	if !onlyNetwork(heard) || d.places != nil && slices.ContainsFunc(heard.List, elsewhere) {
+		d.part, d.places = nil, nil
+	}
+}
+
+// fewPlaces is in how many namespaces something may happen for these alone to be looked at.
+const fewPlaces = 16
+
+// places are the namespaces that events are of, nil where all are to be looked at: there are many, something other than what is on
+// links is concerned, or a namespace is somebody else's, which may be replaced.
+func (v *version) places(heard watch.Events) (names []string) {
+	for _, e := range heard.List {
+		if e.Kind == sysctl.Kind {
+			return nil // a record of them all is kept
+		}
+		if slices.Contains(names, e.NetNS) {
+			continue
+		}
+		ns, ours := v.compiled.State[netns.For(e.NetNS)].(netns.NetNS)
+		if e.NetNS != "" && (!ours || ns.Path != "") || len(names) == fewPlaces {
+			return nil
+		}
+		names = append(names, e.NetNS)
+	}
+	return names
 }
 
 // onLinks reports whether a change is of what takes others along.
@@ -143,7 +181,7 @@ func (v *version) network() resource.State {
 // look observes the node, or a part of it, and says what a version of it would change.
 func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *resource.Plan, error) {
 	if d.part != nil {
-		o, err := reconciler.ObserveNetwork(ctx, d.Host, d.part)
+		o, err := d.observePart(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -157,6 +195,13 @@ func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *r
 	}
 	p, err := reconciler.Diff(desired, o)
 	return o, p, err
+}
+
+func (d *Daemon) observePart(ctx context.Context) (*reconciler.Observed, error) {
+	if d.places != nil {
+		return reconciler.ObserveWithin(ctx, d.Host, d.part, d.places)
+	}
+	return reconciler.ObserveNetwork(ctx, d.Host, d.part)
 }
 
 // mayPass puts the candidate in force unless somebody has to allow it first, or foreign objects are in the way.
@@ -232,6 +277,7 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 		}
 		settled = !left
 		heard = d.kernel.Take()
+		d.widen(heard)
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
 		}
@@ -239,7 +285,9 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 			return err
 		}
 	}
-	if err := d.kernel.Look(ctx); err != nil {
+	if d.places != nil {
+		// None came or went.
+	} else if err := d.kernel.Look(ctx); err != nil {
 		d.Log.Error("some namespaces can't be listened to; a full look finds what happens there", "err", err)
 	}
 	d.noise(changed, told)

@@ -201,6 +201,7 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 		}
 	}
 	h.mu.Lock()
+	only := h.only
 	for pod, path := range h.adopted {
 		if e := get(pod); e.Adopted == nil && !e.Reserved {
 			e.Adopted = &Adopted{Path: path}
@@ -208,6 +209,9 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 	}
 	h.mu.Unlock()
 
+	if only != nil {
+		maps.DeleteFunc(names, func(name string, _ *Entry) bool { return !slices.Contains(only, name) })
+	}
 	list := slices.SortedFunc(maps.Values(names), func(a, b *Entry) int { return cmp.Compare(a.Name, b.Name) })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
