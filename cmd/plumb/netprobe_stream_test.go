@@ -34,7 +34,7 @@ func stream(steps []string) error {
 		if err != nil {
 			return err
 		}
-		if all[i].client, err = open(how, at, streamPatience); err == nil {
+		if all[i].client, err = open(how, at, streamPatience, true); err == nil {
 			all[i].name, _, err = all[i].ask()
 		}
 		if err != nil {
