@@ -70,6 +70,12 @@ var Layouts = func() map[string]Layout {
 	return ls
 }()
 
+// Fits reports whether a map has the present layout of its name: anybody may pin anything under it.
+func Fits(base string, version int, m *ebpf.Map) bool {
+	l, ok := Layouts[base]
+	return ok && version == l.Version && m.Type() == l.Type && m.KeySize() == l.Key && m.ValueSize() == l.Value
+}
+
 // MapName is the name of a pinned map: "frontends.v1.65536".
 func MapName(base string, version, entries int) string {
 	return base + ".v" + strconv.Itoa(version) + "." + strconv.Itoa(entries)

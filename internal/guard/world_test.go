@@ -228,7 +228,7 @@ func deaf(_ context.Context, h *host.Host) error {
 // dropAll has what comes from the operator dropped, by a program in the place of plumb's.
 func dropAll(ctx context.Context, h *host.Host) error {
 	const name = "from_pod.000000000000"
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL",
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "from_pod", Type: ebpf.SchedCLS, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}}) // TC_ACT_SHOT
 	if err != nil {
 		return err
