@@ -112,6 +112,7 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	}
 	d.tellError("can't begin", nil)
 	defer unlock()
+	defer d.Host.LetGo()
 	said, err := guard.Resolve(ctx, d.Host)
 	if said != "" {
 		d.Log.Warn(said)

@@ -35,7 +35,10 @@ type Options struct {
 	Notify   func(state string) // told of readiness and state, as sd_notify(3) has it; may be nil
 	// Surroundings says what else on the machine is in the way of what is in force; it may be nil.
 	Surroundings func(context.Context) []string
-	Watchdog     time.Duration // Notify is told at least this often that the daemon lives; 0 for never
+	// Reach makes sure, after each cycle that leaves something in force, that commands reach the daemon: its socket goes with the
+	// run folder, which `plumb destroy` removes. An error ends the daemon. It may be nil.
+	Reach    func() error
+	Watchdog time.Duration // Notify is told at least this often that the daemon lives; 0 for never
 }
 
 // Daemon keeps one node true.
@@ -92,13 +95,11 @@ type version struct {
 	since    time.Time
 	summary  resource.Summary // of the changes that it took, or would take
 	verified bool             // the node was found to be so at least once
-	grant    reconciler.Allowed
-	refused  error // why it isn't in force
+	refused  error            // why it isn't in force
 }
 
 // request is a wish that came by the API.
 type request struct {
-	allowed reconciler.Allowed
 	suspend *api.Suspension
 	resume  bool
 	done    chan error
@@ -209,15 +210,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 					continue
 				}
 			}
-			if d.candidate != nil && (r.allowed.Disruption || r.allowed.Delete) {
-				d.candidate.allowed(r.allowed)
-			}
 		}
 		if next = d.next(d.cycle(ctx)); d.litter {
 			calm.Reset(calmTime)
 		}
 		if done != nil {
 			done <- nil
+		}
+		if d.inForce != nil && d.Reach != nil {
+			if err := d.Reach(); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -272,9 +275,4 @@ func (d *Daemon) ask(ctx context.Context, r request) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// Allow lets the change that waits be made, once, and waits for it.
-func (d *Daemon) Allow(ctx context.Context, allowed reconciler.Allowed) error {
-	return d.ask(ctx, request{allowed: allowed})
 }

@@ -8,10 +8,13 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -330,11 +333,32 @@ func TestRunWaits(t *testing.T) {
 	}
 	w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32")))
 	w.awaitTrue("healing", func() bool { return w.routeTo("10.0.0.10/32") != nil })
-	w.must(w.d.Allow(t.Context(), reconciler.Allowed{Disruption: true}))
-	w.await("the allowed change", converged)
-	if w.link("", "plumb0") == nil {
-		t.Error("there is no bridge")
+	w.apply()
+	s = w.await("the allowed change", converged)
+	if w.link("", "plumb0") == nil || s.InForce.Revision != 2 || s.InForce.From != "files" {
+		t.Errorf("bridge %v, in force %+v", w.link("", "plumb0"), s.InForce)
 	}
+	w.must(w.root().LinkDel(mustLink(w, "", w.hostDev("web"))))
+	w.awaitTrue("link, as it is now", func() bool { return w.link("web", "eth0") != nil && w.link("", "plumb0") != nil })
+}
+
+// apply makes the host what the files say, as `plumb apply` does with whatever flags it takes.
+func (w *world) apply() {
+	w.Helper()
+	src, err := compiler.Load(w.Context(), w.dir, nil)
+	w.must(err)
+	defer src.Close()
+	set, err := features.Cached(w.Context(), w.cached, false)
+	w.must(err)
+	c, err := compiler.Compile(src.Config, kindtest.Node, set)
+	w.must(err)
+	var unlock func()
+	w.awaitTrue("lock", func() bool { unlock, err = reconciler.Lock(w.h); return err == nil })
+	defer unlock()
+	w.must(reconciler.Converge(w.Context(), w.h, c.State))
+	r, err := history.New(src.Config, w.dir, resource.Summary{})
+	w.must(err)
+	w.must(history.Write(w.state, kindtest.Node, r))
 }
 
 // TestRunFollowsOthers: what somebody else applied is in force until the files change.
@@ -562,6 +586,32 @@ func TestNames(t *testing.T) {
 	} {
 		if got := names(c.object, c.name); got != c.want {
 			t.Errorf("%q in %q: %v", c.name, c.object, got)
+		}
+	}
+}
+
+// TestRunLetsGo: a namespace that plumb has adopted ends with its last process, though a daemon looks after it.
+func TestRunLetsGo(t *testing.T) {
+	container := exec.CommandContext(t.Context(), "sleep", "3600")
+	container.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	kindtest.NeedRoot(t)
+	if err := container.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { _ = container.Process.Kill(); _ = container.Wait() })
+	t.Cleanup(end)
+	w := newWorld(t, twoPods+fmt.Sprintf("pods: guest: {netns: \"/proc/%d/ns/net\", addresses: [\"10.0.0.12\"]}\n", container.Process.Pid))
+	w.run()
+	w.await("first cycle", converged)
+	dev := w.hostDev("guest")
+	w.h.LetGo()
+	w.must(w.d.Suspend(t.Context(), "so that nothing wakes it"))
+	end()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); w.link("", dev) != nil; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon keeps the namespace alive")
 		}
 	}
 }

@@ -75,9 +75,8 @@ func (d *Daemon) all(ctx context.Context, heard watch.Events) (err error) {
 
 // mayPass puts the candidate in force unless somebody has to allow it first, or foreign objects are in the way.
 func (d *Daemon) mayPass(c *version, p *resource.Plan, o *reconciler.Observed) bool {
-	allowed := reconciler.Allowed{Disruption: d.Allowed.Disruption || c.grant.Disruption, Delete: d.Allowed.Delete || c.grant.Delete}
 	c.summary = p.Summary()
-	err := reconciler.Refuse(p, o, allowed)
+	err := reconciler.Refuse(p, o, d.Allowed)
 	if err == nil && !p.Empty() {
 		var back *guard.Reverted
 		if back, err = guard.LastReverted(d.Host); err == nil && back != nil && back.Digest == c.digest {

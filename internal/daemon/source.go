@@ -241,9 +241,3 @@ func (d *Daemon) recall() error {
 	}
 	return err
 }
-
-// allowed lets this version be put in force whatever of this it does.
-func (v *version) allowed(a reconciler.Allowed) {
-	v.grant.Disruption = v.grant.Disruption || a.Disruption
-	v.grant.Delete = v.grant.Delete || a.Delete
-}

@@ -234,10 +234,37 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 		return nil, err
 	}
 	entries := make([]Entry, len(list))
+	there := make(map[string]bool, len(list))
 	for i, e := range list {
 		entries[i] = *e
+		there[e.Name] = e.NS != nil
 	}
+	h.dropAll(func(name string) bool { return !there[name] }) // whose names are gone: they live as long as a socket in them
 	return entries, nil
+}
+
+// LetGo drops the handles of adopted namespaces: whoever rests now must not keep a dead container's alive meanwhile.
+func (h *Host) LetGo() {
+	entries, err := os.ReadDir(h.Path(adopted))
+	if err != nil || len(entries) == 0 {
+		return
+	}
+	records := map[string]bool{}
+	for _, e := range entries {
+		records[e.Name()] = true
+	}
+	h.dropAll(func(name string) bool { return records[name+".json"] })
+}
+
+func (h *Host) dropAll(which func(name string) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, ns := range h.ns {
+		if which(name) {
+			ns.close()
+			delete(h.ns, name)
+		}
+	}
 }
 
 // look classifies one name as it is now.
