@@ -31,7 +31,7 @@ func TestCut(t *testing.T) {
 			l := newLab(t, name)
 			before := l.snapshot(t)
 			goesOn := l.talk(t)
-			code, said := l.run(t, time.Hour)
+			code, said := l.run(t, long)
 			if code != exitReverted || !strings.Contains(said, want) {
 				t.Errorf("exit code %d, and it says %q, want %q", code, said, want)
 			}

@@ -35,6 +35,9 @@ func kills() map[string]int {
 // patient is long enough for the changes, and what a test of kills waits for where nobody is killed.
 const patient = 2 * time.Second
 
+// long is what nobody waits for, unless something is wrong.
+const long = 3 * time.Minute
+
 // TestKillApply kills the apply before single writes: the guardian takes it back, or before there is one, the next run.
 func TestKillApply(t *testing.T) {
 	for name, step := range kills() {

@@ -93,10 +93,9 @@ const (
 	diagRequest      = 56 // family, protocol, extensions, padding, states; then the socket's id
 	diagID           = 8  // ports, addresses, device, cookie
 	anyCookie        = 1<<64 - 1
-	retransmits      = 1 // the timer that runs
 )
 
-// unheard is how often in a row a segment is sent again before its receiver counts as gone: 0.2, 0.4, 0.8 and 1.6 s, if not
+// unheard is how often in a row something is sent again before its receiver counts as gone: 0.2, 0.4, 0.8 and 1.6 s, if not
 // longer, have passed by then.
 const unheard = 4
 
@@ -130,8 +129,6 @@ func connection(ns *host.NS, here, peer netip.AddrPort) (there bool, deaf int, e
 	case len(answers) != 1 || len(answers[0]) < 4:
 		return false, 0, fmt.Errorf("look for the connection from %s: the kernel gave %d answers", peer, len(answers))
 	}
-	if timer := answers[0][2]; timer == retransmits {
-		deaf = int(answers[0][3])
-	}
-	return true, deaf, nil
+	// Of segments that are sent again, or of probes where there is no way to send one, as long as nothing comes back.
+	return true, int(answers[0][3]), nil
 }

@@ -15,8 +15,8 @@ import (
 	low "plumb.internal/plumb/internal/netns"
 )
 
-// talk is the operator's session: a TCP connection from the operator's namespace to the node, over which numbers go back and
-// forth all the time. What is returned fails unless it goes on, with nothing lost.
+// talk is the operator's session: a TCP connection from the operator's namespace to the node, which sends numbers all the time
+// that the operator sends back. What is returned fails unless it goes on, with nothing lost.
 func (l *lab) talk(t *testing.T) (goesOn func()) {
 	t.Helper()
 	s, ok := parseSession(l.world.session)
@@ -33,32 +33,30 @@ func (l *lab) talk(t *testing.T) (goesOn func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
-	go func() {
-		c, err := server.Accept()
-		if err != nil {
-			return
-		}
-		_, _ = io.Copy(c, c)
-		c.Close()
-	}()
 	h := kindtest.Open(t, l.o)
 	defer h.Close()
 	op, err := h.NS("op")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c net.Conn
+	var far net.Conn
 	err = op.Do(func() (err error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.Remote, s.RemotePort))}
-		c, err = d.DialContext(ctx, "tcp", here.String())
+		far, err = d.DialContext(ctx, "tcp", here.String())
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() }) // before the node goes
+	t.Cleanup(func() { far.Close() }) // before the node goes
+	c, err := server.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() { _, _ = io.Copy(far, far) }()
 	var sent, heard atomic.Uint64
 	ended := make(chan error, 2)
 	go func() {

@@ -37,9 +37,9 @@ func TestStuck(t *testing.T) {
 		code                  int
 		want                  string
 	}{
-		{"hangs", "namespace", "hang", cut, time.Hour, -1, "can't be reached any more"},
-		{"stopped", "namespace", "stop", cut, time.Hour, -1, "can't be reached any more"},
-		{"hung up on", "namespace", "hangup", cut, time.Hour, -1, "the apply ended before it was done"},
+		{"hangs", "namespace", "hang", cut, long, -1, "can't be reached any more"},
+		{"stopped", "namespace", "stop", cut, long, -1, "can't be reached any more"},
+		{"hung up on", "namespace", "hangup", cut, long, -1, "the apply ended before it was done"},
 		{"too slow", "harmless", "stop", "pl-new", time.Second, -1, "the changes took longer than 1s"},
 		{"guardian stopped early", "harmless", "stop guardian", "pl-new", time.Second, exitReverted, errDied.Error()},
 		{"guardian stopped late", "harmless", "stop guardian", "the last", time.Second, exitReverted, errDied.Error()},
@@ -250,7 +250,7 @@ func TestSilentPeer(t *testing.T) {
 	if !s.find(t.Context(), h) || s.By != bySession {
 		t.Fatalf("it answers by %s", s.By)
 	}
-	code, said := l.run(t, time.Hour, "PLUMB_TEST_GATEWAYS=none")
+	code, said := l.run(t, long, "PLUMB_TEST_GATEWAYS=none")
 	if code != exitReverted || !strings.Contains(said, "nothing that was sent in this session arrives") {
 		t.Errorf("exit code %d, and it says %q", code, said)
 	}
