@@ -140,4 +140,3 @@ func (d *Daemon) observePart(ctx context.Context) (*reconciler.Observed, error) 
 	}
 	return reconciler.ObserveNetwork(ctx, d.Host, d.part)
 }
-

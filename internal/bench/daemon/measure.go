@@ -329,4 +329,3 @@ func (w *world) openMap(prefix string) (*ebpf.Map, error) {
 	}
 	return ebpf.LoadPinnedMap(found[0], nil)
 }
-
