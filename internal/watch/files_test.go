@@ -231,6 +231,35 @@ func TestFilesWaitsForWriter(t *testing.T) {
 	r.changes()
 }
 
+// TestFilesStill: what was read counts if the files are the same afterwards, and nobody is writing.
+func TestFilesStill(t *testing.T) {
+	r := watchRepo(t, "r", "r/a.cue=1", "r/b.cue=1")
+	if !r.f.Still(r.last) {
+		t.Error("files that nobody touches are different")
+	}
+	r.write("r/a.cue=2")
+	if r.f.Still(r.last) {
+		t.Error("a changed file is the same")
+	}
+	r.changes()
+	if !r.f.Still(r.last) {
+		t.Error("after the change the files are still different")
+	}
+	f, err := os.Create(r.path("r/b.cue"))
+	r.must(err)
+	if !openForWriting(mustOpen(t, f.Name())) {
+		t.Skip("this file system gives no leases")
+	}
+	if half := r.sum(); r.f.Still(half) {
+		t.Error("a file that is being written is complete")
+	}
+	r.must(f.Close())
+	r.changes()
+	if !r.f.Still(r.last) {
+		t.Error("the file is closed, and not yet complete")
+	}
+}
+
 func mustOpen(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.Open(path)
