@@ -24,7 +24,7 @@ import (
 var ctx = context.Background()
 
 // patience is how long anything may take.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 func (w *world) args(command string, more ...string) []string {
 	return append([]string{command, "-C", w.dir, "--run-dir", w.run, "--state-dir", w.state, "--bpffs", w.bpffs, "--cgroup", w.Cgroup}, more...)
