@@ -18,18 +18,35 @@ func (f figures) String() string {
 	return fmt.Sprintf("%v goroutines, %v descriptors, heap %.1f MB, resident %.1f MB", f.goroutines, f.files, f.heap/1e6, f.resident/1e6)
 }
 
-// figures asks often enough that the daemon has been between two cycles, and has tidied up.
+// figures asks often enough that the daemon has been between two cycles.
 func (s *soak) figures() figures {
 	s.Helper()
-	var low figures
-	for i := range 50 {
-		now := s.ask()
-		if i == 0 {
-			low = now
-		}
-		low = figures{min(low.goroutines, now.goroutines), min(low.files, now.files), min(low.heap, now.heap), min(low.resident, now.resident)}
+	low := s.ask()
+	for range 50 {
+		low = low.lower(s.ask())
 	}
 	return low
+}
+
+// calm asks until nothing gets less any more: a daemon that has nothing to do for some seconds gives back what it took, and
+// what nobody holds any more is closed then.
+func (s *soak) calm() figures {
+	s.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	low, since := s.ask(), time.Now()
+	for ; time.Since(since) < 5*time.Second; <-tick.C {
+		now := low.lower(s.ask())
+		if now.goroutines < low.goroutines || now.files < low.files {
+			since = time.Now()
+		}
+		low = now
+	}
+	return low
+}
+
+func (f figures) lower(g figures) figures {
+	return figures{min(f.goroutines, g.goroutines), min(f.files, g.files), min(f.heap, g.heap), min(f.resident, g.resident)}
 }
 
 // ask reads the daemon's own numbers.
@@ -93,22 +110,19 @@ func (s *soak) aged() {
 // steady drives the daemon through many more cycles and expects that it doesn't grow by them: not by one descriptor.
 func (s *soak) steady() {
 	s.Helper()
+	s.kill()
+	s.interval = "1h" // so that it has nothing to do now and then
+	s.start()
 	drive := func(n int) figures {
 		for range n {
 			s.spoilRoute()
 		}
 		s.converges(30 * time.Second)
-		return s.figures()
+		return s.calm()
 	}
-	drive(50)
-	before := drive(50)
-	var after figures
-	for range 3 { // what nobody holds any more is closed when the garbage is collected
-		if after = drive(200); after.goroutines <= before.goroutines && after.files <= before.files {
-			break
-		}
-	}
-	s.Logf("after a hundred changes: %v; after %d more: %v", before, 200, after)
+	before := drive(100)
+	after := drive(200)
+	s.Logf("after a hundred changes: %v; after two hundred more: %v", before, after)
 	if after.goroutines > before.goroutines || after.files > before.files {
 		s.Errorf("it grows from %v to %v", before, after)
 	}

@@ -66,18 +66,19 @@ var soakFiles = fmt.Sprintf(soakBase, "maglev")
 // soak is a lab in which a daemon and an adversary are at work.
 type soak struct {
 	*testing.T
-	lab    *lab.Lab
-	dir    string
-	h      *host.Host // what the adversary reaches the node by
-	rnd    *rand.Rand
-	daemon *exec.Cmd
-	log    *os.File
-	count  map[string]int // deeds of the adversary
-	change bool           // the next deed changes something, and doesn't delete it
-	idle   *ebpf.Program  // that does nothing, on a device
-	cgroup *os.File       // the node's
-	tcx    link.Link      // somebody else's, on a device of a pod that is spared
-	ages   []figures      // of daemons, right before they were killed
+	lab      *lab.Lab
+	dir      string
+	h        *host.Host // what the adversary reaches the node by
+	rnd      *rand.Rand
+	daemon   *exec.Cmd
+	log      *os.File
+	count    map[string]int // deeds of the adversary
+	change   bool           // the next deed changes something, and doesn't delete it
+	idle     *ebpf.Program  // that does nothing, on a device
+	cgroup   *os.File       // the node's
+	tcx      link.Link      // somebody else's, on a device of a pod that is spared
+	interval string         // of the daemon's whole looks
+	ages     []figures      // of daemons, right before they were killed
 }
 
 // TestSoak lets an adversary and an editor work against the daemon, which is killed now and then. Once they stop, all is as
@@ -146,7 +147,7 @@ func TestSoak(t *testing.T) {
 }
 
 func newSoak(t *testing.T) *soak {
-	s := &soak{T: t, dir: t.TempDir(), rnd: rand.New(rand.NewPCG(*soakSeed, 2)), count: map[string]int{}}
+	s := &soak{T: t, dir: t.TempDir(), rnd: rand.New(rand.NewPCG(*soakSeed, 2)), interval: "2s", count: map[string]int{}}
 	s.write(soakFiles)
 	nodes, err := lab.NodesOf(&schema.Config{Nodes: map[string]schema.Node{"edge-1": {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/24"}}}})
 	s.must(err)
@@ -196,7 +197,7 @@ func (s *soak) write(files string) {
 
 func (s *soak) start() {
 	s.Helper()
-	s.daemon = s.in("plumb", "run", "--interval", "2s", "--allow-disruption", "--allow-delete")
+	s.daemon = s.in("plumb", "run", "--interval", s.interval, "--allow-disruption", "--allow-delete")
 	s.daemon.Stderr = s.log
 	s.must(s.daemon.Start())
 }
