@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -36,6 +38,28 @@ func (w *world) weights() string {
 		}
 	}
 	return fmt.Sprint(all)
+}
+
+// TestRunGivesMemoryBack waits for that after the first cycle.
+func TestRunGivesMemoryBack(t *testing.T) {
+	forced := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	before := forced()
+	w := newWorld(t, twoPods)
+	w.run()
+	w.await("first cycle", converged)
+	end, tick := time.After(20*time.Second), time.NewTicker(20*time.Millisecond)
+	defer tick.Stop()
+	for forced() == before {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatal("nothing is given back though nothing happens")
+		}
+	}
 }
 
 // TestRunHealsPlaces takes things away in single namespaces, in several at once, and then a link as well.
