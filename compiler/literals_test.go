@@ -49,7 +49,7 @@ func TestLiteralsAgree(t *testing.T) {
 				b.WriteString("package plumb\n")
 				for range g.IntN(4) {
 					field := g.one("nodes", "pods", "services", "checks")
-					fmt.Fprintf(&b, "%s: \"n-%d-%d\": %s\n", field, n, g.IntN(50), g.value(configRule().fields[field].rule.value))
+					fmt.Fprintf(&b, "%s: \"n-%d-%d\": %s\n", field, n, g.IntN(50), g.value(configRule().fields[field].value))
 				}
 				writeFile(t, path, []byte(b.String()))
 			}

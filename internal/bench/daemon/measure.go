@@ -234,14 +234,19 @@ func (w *world) heal() error {
 	if err := netlink.RouteSubscribe(events, done); err != nil {
 		return err
 	}
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
 	for i := range w.Times {
 		dst := &net.IPNet{IP: podAddress(i % w.Pods).AsSlice(), Mask: net.CIDRMask(32, 32)}
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
+		routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
 		if err != nil || len(routes) != 1 {
 			return fmt.Errorf("find the route to %s: %w, %d routes", dst, err, len(routes))
 		}
 		began := time.Now()
-		if err := netlink.RouteDel(&routes[0]); err != nil {
+		if err := h.RouteDel(&routes[0]); err != nil {
 			return err
 		}
 		end := time.After(patience)
