@@ -84,6 +84,9 @@ type State struct {
 // overdue is how long after its deadline a guardian has to be heard of.
 var overdue = 30 * time.Second
 
+// toRevert is how long a guardian may take to go back; then the apply goes on with it.
+var toRevert = 5 * time.Minute
+
 // guarded reports whether a guardian sees to it that the phase ends.
 func (s *State) guarded() bool { return s.Guardian.Alive() && boottime() < s.Deadline+overdue }
 

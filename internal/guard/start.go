@@ -165,7 +165,7 @@ func (g *Guard) follow(deadline time.Duration) {
 	defer close(g.ended)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for asked, going := g.asked, false; ; {
+	for asked, limit := g.asked, overdue; ; {
 		select {
 		case m, ok := <-g.heard:
 			if !ok {
@@ -175,7 +175,7 @@ func (g *Guard) follow(deadline time.Duration) {
 			deadline = m.Deadline
 			switch m.Say {
 			case sayReverting:
-				going = true // however long it takes
+				limit = toRevert
 				g.cancel(fmt.Errorf("taken back: %s", m.Why))
 			case sayConfirmed, sayReverted, sayFailed:
 				g.last = m
@@ -185,8 +185,7 @@ func (g *Guard) follow(deadline time.Duration) {
 		case <-asked:
 			asked, deadline = nil, min(deadline, boottime())
 		case <-tick.C:
-			if !going && boottime() > deadline+overdue {
-				going = true
+			if boottime() > deadline+limit {
 				_ = g.cmd.Process.Kill()
 			}
 		}

@@ -22,8 +22,8 @@ const soon = time.Second
 func impatient(t *testing.T) {
 	t.Helper()
 	t.Setenv(quick, soon.String())
-	p, m, o := patience, momentary, overdue
-	t.Cleanup(func() { patience, momentary, overdue = p, m, o })
+	p, m, o, r := patience, momentary, overdue, toRevert
+	t.Cleanup(func() { patience, momentary, overdue, toRevert = p, m, o, r })
 	quicken()
 }
 
@@ -41,15 +41,20 @@ func TestStuck(t *testing.T) {
 		{"stopped", "namespace", "stop", cut, long, -1, "can't be reached any more"},
 		{"hung up on", "namespace", "hangup", cut, long, -1, "the apply ended before it was done"},
 		{"too slow", "harmless", "stop", "pl-new", time.Second, -1, "the changes took longer than 1s"},
-		{"guardian stopped early", "harmless", "stop guardian", "pl-new", time.Second, exitReverted, errDied.Error()},
-		{"guardian stopped late", "harmless", "stop guardian", "the last", time.Second, exitReverted, errDied.Error()},
-		{"guardian stopped, way cut", "namespace", "stop guardian", cut, time.Second, exitReverted, errDied.Error()},
+		{"guardian stopped early", "harmless", "stop guardian", "pl-new", 3 * time.Second, exitReverted, errDied.Error()},
+		{"guardian stopped late", "harmless", "stop guardian", "the last", 3 * time.Second, exitReverted, errDied.Error()},
+		{"guardian stopped, way cut", "namespace", "stop guardian", cut, 3 * time.Second, exitReverted, errDied.Error()},
+		{"guardian stopped while it goes back", "harmless", "", "", time.Second, exitReverted, errDied.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			impatient(t)
 			l := newLab(t, c.world)
 			before := l.snapshot(t)
-			code, said := l.run(t, c.within, "PLUMB_TEST_KILL="+c.kill, "PLUMB_TEST_AT="+c.at)
+			env := []string{"PLUMB_TEST_KILL=" + c.kill, "PLUMB_TEST_AT=" + c.at}
+			if c.kill == "" {
+				env = []string{"PLUMB_TEST_GUARDIAN_STOPS_AT=delete link"}
+			}
+			code, said := l.run(t, c.within, env...)
 			l.settled(t)
 			l.same(t, before, "taken back")
 			h := kindtest.Open(t, l.o)

@@ -262,7 +262,10 @@ const (
 // TestMain is also the apply and the guardian that tests start.
 func TestMain(m *testing.M) {
 	quicken()
-	opened = func(h *host.Host) { killAt(h, "PLUMB_TEST_GUARDIAN_AT", func() { die() }) }
+	opened = func(h *host.Host) {
+		killAt(h, "PLUMB_TEST_GUARDIAN_AT", die)
+		killAt(h, "PLUMB_TEST_GUARDIAN_STOPS_AT", func() { _ = unix.Kill(os.Getpid(), unix.SIGSTOP) })
+	}
 	switch {
 	case RunChild():
 		return
@@ -297,7 +300,7 @@ func run(m *testing.M) int {
 // quicken has the apply, the guardian and the test wait less for what is stuck, where a test says so.
 func quicken() {
 	if within, err := time.ParseDuration(os.Getenv(quick)); err == nil {
-		patience, momentary, overdue = within, within, within
+		patience, momentary, overdue, toRevert = within, within, within, 10*within
 	}
 }
 
