@@ -91,6 +91,7 @@ func (d *Daemon) Once(ctx context.Context) error {
 func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	began := time.Now()
 	defer func() { d.publish(began) }()
+	d.changed = false
 	if d.waits = ""; d.isSuspended() {
 		return 0
 	}
@@ -133,6 +134,9 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	if err != nil {
 		d.waits = err.Error()
 		return retryError
+	}
+	if d.candidate != nil && d.changed {
+		return retryLock // what had to wait as the node was may not have to any more
 	}
 	return 0
 }

@@ -71,6 +71,7 @@ type Daemon struct {
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start
 	expected           map[resource.ID]bool // what they, or the files, changed since the node was last found as it should be
 	unanswered         []string             // frontends that none of their backends answers for
+	changed            bool                 // by the last cycle: the node
 	waits              string               // why nothing was done in the last cycle
 	litter             bool                 // much was allocated since memory was given back
 

@@ -159,6 +159,7 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 		d.Log.Error("some namespaces can't be listened to; a full look finds what happens there", "err", err)
 	}
 	d.noise(changed, told)
+	d.changed = changed
 	defer d.Host.Forget() // the dumps of a thousand namespaces
 	if len(p.Changes) > 0 || len(p.Conflicts) > 0 {
 		return nil
