@@ -298,7 +298,7 @@ enum counter {
 	COUNT_SPOOFED,	  // dropped: not the sender's own address
 	COUNT_NO_BACKEND, // refused
 	COUNT_INVALID,	  // dropped: its headers contradict themselves
-	COUNT_NO_ROOM,	  // dropped: a map took no entry
+	COUNT_NO_ROOM,	  // dropped: a map took no entry; or dropped or refused: the ports are another flow's
 	COUNTERS,
 };
 
