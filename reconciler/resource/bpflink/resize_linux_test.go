@@ -173,7 +173,7 @@ func TestResize(t *testing.T) {
 			}
 			// An apply forgets flows that are over.
 			key := bpf.FlowKey{Proto: bpf.TCP, Sport: bpf.PortOf(4242)}
-			want := bpf.Flow{Service: 7, Backend: 9, Kind: bpf.FlowForward, Seen: uint32(now / time.Second)}
+			want := bpf.Flow{Service: 7, Backend: 9, Kind: bpf.FlowForward, State: bpf.FlowEstablished, Seen: uint32(now / time.Second)}
 			ms, err := h.BPFMaps("flows")
 			if err != nil || len(ms) != 1 {
 				t.Fatalf("%d maps of flows: %v", len(ms), err)
