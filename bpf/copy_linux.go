@@ -12,16 +12,21 @@ import (
 // called before each call that writes, of which one may write many entries.
 func Copy(to, from *ebpf.Map, spare bool, wrote func()) error {
 	c := copier{from: from, to: to, wrote: wrote, spare: spare}
-	if from.Type() == ebpf.Array {
-		return c.elements()
-	}
-	return c.entries()
+	return c.copy()
 }
 
 type copier struct {
-	from, to *ebpf.Map
-	wrote    func()
-	spare    bool
+	from, to     *ebpf.Map
+	keys, values *turn // nil where both maps have the same layout
+	wrote        func()
+	spare        bool
+}
+
+func (c *copier) copy() error {
+	if c.from.Type() == ebpf.Array {
+		return c.elements()
+	}
+	return c.entries()
 }
 
 // slice makes room for n keys or values of a size that only the map knows.
@@ -45,7 +50,7 @@ func (c *copier) entries() error {
 			return err
 		}
 		if got > 0 {
-			if err := c.write(keys.Slice(0, got), values.Slice(0, got)); err != nil {
+			if err := c.write(c.keys.all(keys.Slice(0, got)), c.values.all(values.Slice(0, got))); err != nil {
 				return err
 			}
 		}
@@ -72,10 +77,11 @@ func (c *copier) write(keys, values reflect.Value) error {
 }
 
 func (c *copier) oneByOne() error {
-	key, value := slice(1, c.from.KeySize()).Index(0).Addr().Interface(), slice(1, c.from.ValueSize()).Index(0).Addr().Interface()
+	keys, values := slice(1, c.from.KeySize()), slice(1, c.from.ValueSize())
 	entries := c.from.Iterate()
-	for entries.Next(key, value) {
-		if err := c.put(key, value); err != nil {
+	for entries.Next(keys.Index(0).Addr().Interface(), values.Index(0).Addr().Interface()) {
+		k, v := c.keys.all(keys), c.values.all(values)
+		if err := c.put(k.Index(0).Addr().Interface(), v.Index(0).Addr().Interface()); err != nil {
 			return err
 		}
 	}
@@ -100,7 +106,8 @@ func (c *copier) put(key, value any) error {
 
 // elements copies an array, as much as fits. An element of nothing but zeros is what the new one has anyway.
 func (c *copier) elements() error {
-	value := make([]byte, c.from.ValueSize())
+	values := slice(1, c.from.ValueSize())
+	value := values.Index(0).Slice(0, int(c.from.ValueSize())).Bytes()
 	for i := range min(c.from.MaxEntries(), c.to.MaxEntries()) {
 		if err := c.from.Lookup(i, value); err != nil {
 			return err
@@ -116,7 +123,7 @@ func (c *copier) elements() error {
 			continue
 		}
 		c.wrote()
-		if err := c.to.Put(i, value); err != nil {
+		if err := c.to.Put(i, c.values.all(values).Index(0).Addr().Interface()); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,10 @@ after the last packet, which is noted once a second. That is looked at when the 
 asked for again is swept by a timer, or goes when others need the room. A SYN that follows another after more than a second,
 or a closed connection, starts anew: it may get another backend. Where only one of the two entries has gone, the client's
 next packet restores it. A client can't have two flows to one backend from one port, by two services: the second is refused
-room (`no-room`) as long as the first lives.
+room (`no-room`) as long as the first lives. Nor can it have one to the backend itself beside one by a service, as it may
+come to when the way is changed: what it begins there ends what was closed, and over UDP anything; where the backend still
+has the service's connection, the second SYN is refused by RST (`no-room`) and the client can ask by another port. Nobody
+knows of connections to backends themselves: a flow that takes the port of one that is open breaks it.
 
 # The source check
 

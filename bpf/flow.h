@@ -53,6 +53,12 @@ static __always_inline int is_syn(const struct packet *p)
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
+// Whether a segment has all of some flags.
+static __always_inline int has_flags(const struct packet *p, __u8 flags)
+{
+	return p->key.proto == IPPROTO_TCP && p->fragment != FRAGMENT_LATER && (p->tcp_flags & flags) == flags;
+}
+
 // The packets that answer to those with key k.
 static __always_inline void answer_to(const struct flow_key *k, struct flow_key *answer)
 {
@@ -76,10 +82,9 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 	answer_to(t, &answer);
 	other = bpf_map_lookup_elem(&flows, &answer);
 	if (other) {
-		state |= other->state;
-		other->state = state;
-		f->state = state;
+		other->state |= state & ~DISPUTED;
 		other->seen = now;
+		f->state |= other->state & ~DISPUTED;
 	} else if (is_forward(f) && !is_closing(state)) {
 		// Where there are more flows than room, one of the two entries may have gone: what is left knows it.
 		struct flow again = {
@@ -196,9 +201,14 @@ static inline __noinline int begin(const struct packet *p, const struct flow *ol
 	if (!service || p->fragment == FRAGMENT_LATER || (p->key.proto == IPPROTO_TCP && p->tcp_flags & TCP_RST))
 		return LEFT;
 	if (older) {
+		struct flow *answers;
+
 		translated(&p->key, older, t);
 		answer_to(t, &answer);
-		bpf_map_delete_elem(&flows, &answer);
+		answers = bpf_map_lookup_elem(&flows, &answer);
+		// It may be another service's by now.
+		if (answers && same(&answers->addr, &p->key.dst) && answers->port == p->key.dport)
+			bpf_map_delete_elem(&flows, &answer);
 	}
 	f.service = service->service;
 	f.seen = now_s();
@@ -215,30 +225,45 @@ static inline __noinline int begin(const struct packet *p, const struct flow *ol
 		f.kind = same(&b->addr, &p->key.src) ? HAIRPIN_FORWARD : FORWARD;
 		translated(&p->key, &f, t);
 		answer_to(t, &answer);
-		// Two services may have one backend, and a client may use one port for both: the backend couldn't tell
-		// them apart. Nothing says that a UDP flow is over, and mostly it is where the client asks somebody
-		// else: a resolver uses any port again within minutes.
-		taken = bpf_map_lookup_elem(&flows, &answer);
-		if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
-		    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport)) {
-			if (i < TRIES - 1 || p->key.proto != IPPROTO_UDP)
-				continue;
-			forget_flow(&answer, taken);
-		}
 		mark(&p->key.dst, p->key.dport);
 		mark(&t->dst, t->dport);
 		*kind = f.kind;
 		f.addr = p->key.dst;
 		f.port = p->key.dport;
 		f.kind = f.kind == FORWARD ? REVERSE : HAIRPIN_REVERSE;
-		if (bpf_map_update_elem(&flows, &answer, &f, BPF_ANY))
-			return NO_ROOM;
+		if (bpf_map_update_elem(&flows, &answer, &f, BPF_NOEXIST)) {
+			// Two services may have one backend, and a client may use one port for both: the backend
+			// couldn't tell them apart. Nothing says that a UDP flow is over, and mostly it is where the
+			// client asks somebody else: a resolver uses any port again within minutes.
+			taken = bpf_map_lookup_elem(&flows, &answer);
+			if (taken && !is_over(p->key.proto, taken, f.seen) && !is_closing(taken->state) &&
+			    !(same(&taken->addr, &p->key.dst) && taken->port == p->key.dport)) {
+				if (i < TRIES - 1 || p->key.proto != IPPROTO_UDP)
+					continue;
+				forget_flow(&answer, taken);
+			}
+			if (bpf_map_update_elem(&flows, &answer, &f, BPF_ANY))
+				return NO_ROOM;
+		}
 		f.addr = t->dst;
 		f.port = t->dport;
 		f.kind = *kind;
 		return bpf_map_update_elem(&flows, &p->key, &f, BPF_ANY) ? NO_ROOM : TRANSLATED;
 	}
 	return NO_ROOM;
+}
+
+// Writes a port, which stands `at` bytes into its header: itself where that is where it mostly is, as that is a lot
+// less.
+static __always_inline int write_port(struct __sk_buff *ctx, const struct packet *p, __u32 at, __be16 port)
+{
+	__u32 plain = L3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__be16 *there = (void *)(long)ctx->data + plain + at;
+
+	if (p->l4 != plain || (void *)(there + 1) > (void *)(long)ctx->data_end)
+		return bpf_skb_store_bytes(ctx, p->l4 + at, &port, sizeof(port), 0);
+	*there = port;
+	return 0;
 }
 
 // Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so
@@ -265,8 +290,8 @@ static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p
 		} else if (bpf_l4_csum_replace(ctx, check, from->word[3], to->word[3], flags | BPF_F_PSEUDO_HDR | 4)) {
 			return -1;
 		}
-		if (port != old && (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) ||
-				    bpf_skb_store_bytes(ctx, p->l4 + (source ? 0 : 2), &port, sizeof(port), 0)))
+		if (port != old &&
+		    (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) || write_port(ctx, p, source ? 0 : 2, port)))
 			return -1;
 	}
 	data = (void *)(long)ctx->data;
@@ -296,7 +321,7 @@ static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p
 }
 
 // Makes a packet what its flow says, t. -1: it is broken, and has to be dropped.
-static __always_inline int rewrite(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t, __u8 kind)
+static inline __noinline int rewrite(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t, __u8 kind)
 {
 	if (kind != REVERSE && set_end(ctx, p, 0, &t->dst, t->dport))
 		return -1;

@@ -189,6 +189,7 @@ const (
 	FlowFinForward  = 2
 	FlowFinReverse  = 4
 	FlowReset       = 8
+	FlowDisputed    = 16 // a connection to the backend itself had the same ports
 )
 
 // Flow says how packets of one direction are translated.

@@ -17,7 +17,8 @@ import (
 
 // Layout is how one map is made. Its size is not part of it.
 type Layout struct {
-	// Version is in the name of every pinned map. Give a map the next one when its entries change their shape or meaning.
+	// Version is in the name of every pinned map. Give a map the next one when its entries change their shape or meaning, and a
+	// field whose meaning changes another name: by their names fields are taken over from other versions.
 	Version    int
 	Type       ebpf.MapType
 	Key, Value uint32 // bytes
@@ -68,6 +69,12 @@ var Layouts = func() map[string]Layout {
 	}
 	return ls
 }()
+
+// Fits reports whether a map has the present layout of its name: anybody may pin anything under it.
+func Fits(base string, version int, m *ebpf.Map) bool {
+	l, ok := Layouts[base]
+	return ok && version == l.Version && m.Type() == l.Type && m.KeySize() == l.Key && m.ValueSize() == l.Value
+}
 
 // MapName is the name of a pinned map: "frontends.v1.65536".
 func MapName(base string, version, entries int) string {

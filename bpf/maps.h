@@ -226,7 +226,13 @@ struct flow {
 	__u8 state; // bits of enum flow_state
 };
 
-enum flow_state { ESTABLISHED = 1, FIN_FORWARD = 2, FIN_REVERSE = 4, RESET = 8 };
+enum flow_state {
+	ESTABLISHED = 1,
+	FIN_FORWARD = 2,
+	FIN_REVERSE = 4,
+	RESET = 8,
+	DISPUTED = 16, // REVERSE: a SYN with the same ports went to the backend itself
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -292,7 +298,7 @@ enum counter {
 	COUNT_SPOOFED,	  // dropped: not the sender's own address
 	COUNT_NO_BACKEND, // refused
 	COUNT_INVALID,	  // dropped: its headers contradict themselves
-	COUNT_NO_ROOM,	  // dropped: a map took no entry
+	COUNT_NO_ROOM,	  // dropped: a map took no entry; or dropped or refused: the ports are another flow's
 	COUNTERS,
 };
 

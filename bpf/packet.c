@@ -75,6 +75,19 @@ static __always_inline int translate_answer(struct __sk_buff *ctx, struct packet
 	now = now_s();
 	if (is_over(p->key.proto, f, now))
 		return LEFT;
+	if (is_closing(f->state) || f->state & DISPUTED) {
+		// To the client that turned to the backend itself, seen or not: a flow that begins anew has no such
+		// state.
+		if (has_flags(p, TCP_SYN | TCP_ACK)) {
+			forget_flow(&p->key, f);
+			return LEFT;
+		}
+		// Likewise, and mostly from refuse_taken().
+		if (f->state & DISPUTED && has_flags(p, TCP_RST | TCP_ACK)) {
+			f->state &= ~DISPUTED;
+			return LEFT;
+		}
+	}
 	translated(&p->key, f, t);
 	track(p, f, t, now);
 	return rewrite(ctx, p, t, REVERSE) ? BROKEN : TRANSLATED;
@@ -89,6 +102,10 @@ static __always_inline int may_begin(const struct packet *p)
 // A client that turns to a pod itself may use a port that it had for a service with the same backend: what is known
 // of that has to go, or the answers would be translated. Nothing says that a UDP flow is over but what the client asks
 // now; unless it answers, and is a backend of its own backend.
+//
+// A TCP flow that isn't closed is the backend's to judge. It takes the new connection if it has lost the other one; if
+// not, it answers the other one's client, and nobody the new one's. So a SYN that comes again is to be refused: 1. Its
+// client learns at once, and asks by another port.
 static __noinline int forget(const struct packet *p)
 {
 	struct flow_key answer;
@@ -105,8 +122,19 @@ static __noinline int forget(const struct packet *p)
 			forget_flow(&answer, f);
 	} else if (is_closing(f->state) || is_over(p->key.proto, f, now_s())) {
 		forget_flow(&answer, f);
+	} else if (f->state & DISPUTED) {
+		return 1;
+	} else {
+		f->state |= DISPUTED;
 	}
 	return 0;
+}
+
+// Refuses a connection by a port that is another one's, as refuse() does.
+static __always_inline int refuse_taken(struct __sk_buff *ctx, const struct packet *p, __u64 flags)
+{
+	count(ctx, COUNT_NO_ROOM);
+	return reset(ctx, p) ? TC_ACT_SHOT : bpf_redirect(ctx->ifindex, flags);
 }
 
 // Sends a packet back through the device, to who sent it.
@@ -203,8 +231,8 @@ int from_pod(struct __sk_buff *ctx)
 		__u8 kind = 0;
 
 		if (to) {
-			if (may_begin(&p))
-				forget(&p);
+			if (may_begin(&p) && forget(&p))
+				return refuse_taken(ctx, &p, 0);
 			// What doesn't go straight is translated next to the client: in the stack it has the
 			// addresses that its routes are for.
 			if (straight)
@@ -217,7 +245,7 @@ int from_pod(struct __sk_buff *ctx)
 		} else {
 			switch (translate_to_service(ctx, &p, 1, &t, &kind)) {
 			case LEFT:
-				return PASS;
+				return may_begin(&p) && forget(&p) ? refuse_taken(ctx, &p, 0) : PASS;
 			case REFUSED:
 				count(ctx, COUNT_NO_BACKEND);
 				return refuse(ctx, &p, 0);
@@ -314,9 +342,7 @@ int pod_egress(struct __sk_buff *ctx)
 		// Most of what leaves here is for neighbours, and shall cost next to nothing.
 		switch (translate_to_service(ctx, &p, 0, &t, &kind)) {
 		case LEFT:
-			if (may_begin(&p))
-				forget(&p);
-			return PASS;
+			return may_begin(&p) && forget(&p) ? refuse_taken(ctx, &p, BPF_F_INGRESS) : PASS;
 		case REFUSED:
 			count(ctx, COUNT_NO_BACKEND);
 			return refuse(ctx, &p, BPF_F_INGRESS);

@@ -2,6 +2,8 @@ package compiler
 
 import (
 	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"plumb.internal/plumb/reconciler/resource"
@@ -92,5 +94,33 @@ func BenchmarkServices(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkLiterals reads a thousand services in ten files, one of which was changed.
+func BenchmarkLiterals(b *testing.B) {
+	dir := b.TempDir()
+	file := func(n, variant int) {
+		var text strings.Builder
+		text.WriteString("package plumb\n\nservices: {\n")
+		for i := range 100 {
+			fmt.Fprintf(&text, "\t\"svc-%d-%d\": {\n\t\taddresses: [\"10.96.%d.%d\"]\n\t\tports: http: {port: 80, targetPort: 8080}\n", n, i, n, i)
+			fmt.Fprintf(&text, "\t\tbackends: [{address: \"172.16.%d.%d\"}, {address: \"172.17.%d.%d\"}, {address: \"172.18.%d.%d\"}]\n\t}\n", n, i, n, i, n, (i+variant)%250)
+		}
+		text.WriteString("}\n")
+		writeFile(b, filepath.Join(dir, fmt.Sprintf("%d.cue", n)), []byte(text.String()))
+	}
+	for n := range 10 {
+		file(n, 0)
+	}
+	var l Literals
+	variant := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		variant++
+		file(variant%10, variant)
+		if c := l.Load(dir, nil); c == nil || len(c.Services) != 1000 {
+			b.Fatal("not read as literals")
+		}
 	}
 }

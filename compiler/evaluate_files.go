@@ -22,6 +22,7 @@ var errTooLarge = fmt.Errorf("the file is larger than the %d MiB that plumb read
 // reader reads the files of a repository. It opens regular files only, so that a FIFO or a device with the name of a file can't
 // hang or feed the evaluation, and it counts what it reads.
 type reader struct {
+	most  int64 // bytes of all files together
 	files int
 	bytes int64
 }
@@ -54,6 +55,9 @@ func (r *reader) read(name string) (string, error) {
 	if fi.Size() > maxFileBytes {
 		return fail(errTooLarge)
 	}
+	if r.bytes+fi.Size() > r.most {
+		return fail(r.tooMuch())
+	}
 	var b strings.Builder
 	b.Grow(int(fi.Size())) // which is 0 for a file in /proc whatever it holds
 	if _, err := io.Copy(&b, io.LimitReader(f, maxFileBytes+1)); err != nil {
@@ -67,10 +71,14 @@ func (r *reader) read(name string) (string, error) {
 	if r.files > maxFiles {
 		return fail(fmt.Errorf("the repository has more than the %d files that plumb reads", maxFiles))
 	}
-	if r.bytes > maxTotalBytes {
-		return fail(fmt.Errorf("the repository has more than the %d bytes that plumb reads", maxTotalBytes))
+	if r.bytes > r.most {
+		return fail(r.tooMuch())
 	}
 	return b.String(), nil
+}
+
+func (r *reader) tooMuch() error {
+	return fmt.Errorf("the repository has more than the %d bytes that plumb reads", r.most)
 }
 
 func notRegular(m fs.FileMode) error {

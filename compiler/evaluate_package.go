@@ -99,7 +99,9 @@ func (e *evaluation) find() []Mistake {
 		}
 	}
 	var mistakes []Mistake
-	e.reader = new(reader)
+	if e.reader == nil {
+		e.reader = &reader{most: maxTotalBytes}
+	}
 	for d := e.Dir; ; d = filepath.Dir(d) {
 		entries, err := os.ReadDir(d)
 		if err != nil {

@@ -55,6 +55,28 @@ func (c *entry) unify() (nothing bool) {
 	return nothing && !stay
 }
 
+// merge puts the entries of all files together; absent are those that are nothing.
+func merge(files []*sourceFile) (h *hoisted, absent []entryName) {
+	n := 0
+	for _, f := range files {
+		n += len(f.entries)
+	}
+	h = &hoisted{entries: make(map[entryName]*entry, n)}
+	for _, f := range files {
+		for i := range f.entries {
+			c := &f.entries[i]
+			c.with = h.entries[c.entryName]
+			h.entries[c.entryName] = c
+		}
+	}
+	for name, c := range h.entries {
+		if c.unify() {
+			absent = append(absent, name)
+		}
+	}
+	return h, absent
+}
+
 // hoist takes literals out of the files. Files that hold nothing else have no syntax tree, and get one only if something in
 // them must stay.
 func (e *evaluation) hoist() []Mistake {
@@ -62,8 +84,6 @@ func (e *evaluation) hoist() []Mistake {
 	if e.noHoist {
 		return nil
 	}
-	h := &hoisted{entries: map[entryName]*entry{}}
-	var absent []entryName
 	each(len(e.files), func(i int) {
 		if f := e.files[i]; f.syntax != nil {
 			f.findEntries()
@@ -78,18 +98,7 @@ func (e *evaluation) hoist() []Mistake {
 			off[name] = true
 		}
 	}
-	for _, f := range e.files {
-		for i := range f.entries {
-			c := &f.entries[i]
-			c.with = h.entries[c.entryName]
-			h.entries[c.entryName] = c
-		}
-	}
-	for name, c := range h.entries {
-		if c.unify() {
-			absent = append(absent, name)
-		}
-	}
+	h, absent := merge(e.files)
 	// What stays may refer to what would go. The answer can't get larger by leaving more, so one pass is enough: an entry that
 	// stays only because its field is off is literal and refers to nothing.
 	stays := func(c entry) bool { return !c.literal || c.stay || off[c.field] }

@@ -88,6 +88,14 @@ var kinds = table{
 	nft.Kind:      of(nft.Ops{}),
 }
 
+// within are the kinds whose objects depend on nothing outside of their namespace, and whose changes are of them alone.
+var within = table{
+	addr.Kind:  kinds[addr.Kind],
+	route.Kind: kinds[route.Kind],
+	rule.Kind:  kinds[rule.Kind],
+	neigh.Kind: kinds[neigh.Kind],
+}
+
 // network are the kinds that nothing but their own kind, links and namespaces can take along.
 var network = table{
 	netns.Kind:  kinds[netns.Kind],

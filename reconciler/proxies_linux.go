@@ -21,12 +21,7 @@ import (
 // later, so this waits until it has caught up; nothing is lost after that as long as the bridge has a port that is up, and
 // without one there is nobody to answer.
 func restoreProxies(ctx context.Context, h *host.Host, desired resource.State, look func(context.Context) (*resource.Plan, error)) error {
-	var wanted []neigh.Neigh
-	for _, r := range desired {
-		if n, ok := r.(neigh.Neigh); ok && n.Proxy {
-			wanted = append(wanted, n)
-		}
-	}
+	wanted := proxies(desired)
 	if len(wanted) == 0 {
 		return nil
 	}
@@ -43,6 +38,25 @@ func restoreProxies(ctx context.Context, h *host.Host, desired resource.State, l
 		}
 	}
 	return Apply(ctx, h, p, ApplyOptions{})
+}
+
+// AwaitDrops waits, until ctx ends, for the kernel to drop the proxy entries that old ones drop after the fact. Verify does so
+// itself; this is for those who look and mend until nothing is left.
+func AwaitDrops(ctx context.Context, h *host.Host, desired resource.State) error {
+	if wanted := proxies(desired); len(wanted) > 0 {
+		return awaitCarrier(ctx, h, wanted)
+	}
+	return nil
+}
+
+// proxies are the proxy entries of a state.
+func proxies(desired resource.State) (wanted []neigh.Neigh) {
+	for _, r := range desired {
+		if n, ok := r.(neigh.Neigh); ok && n.Proxy {
+			wanted = append(wanted, n)
+		}
+	}
+	return wanted
 }
 
 // awaitCarrier waits, for a while, until the kernel has dealt with the last change of carrier of the bridges with entries.

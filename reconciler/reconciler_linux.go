@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,40 @@ func Network(s resource.State) resource.State {
 // on a node of many services. What differs in it can be made as in a whole state, as long as no link is made or deleted.
 func ObserveNetwork(ctx context.Context, h *host.Host, part resource.State) (*Observed, error) {
 	return observeKinds(ctx, h, part, network)
+}
+
+// Within is the part of a state that ObserveWithin looks at: what is on the links of some namespaces ("" is the root), but not these.
+func Within(s resource.State, names []string) resource.State {
+	part := resource.State{}
+	for id, r := range s {
+		if within[id.Kind] != nil && slices.Contains(names, id.NetNS) {
+			part[id] = r
+		}
+	}
+	return part
+}
+
+// ObserveWithin is Observe of that part, where it is known that nothing else can have changed. It fails where one of the
+// namespaces isn't there.
+func ObserveWithin(ctx context.Context, h *host.Host, part resource.State, names []string) (*Observed, error) {
+	h.Forget()
+	h.Only(names)
+	defer h.Only(nil)
+	o, err := within.observe(ctx, h, part)
+	if err != nil {
+		return nil, err
+	}
+	there, err := h.Namespaces(ctx)
+	for _, name := range names {
+		if err == nil && !slices.Contains(there, name) {
+			err = fmt.Errorf("observe namespace %s: it isn't there", name)
+		}
+	}
+	if !slices.Contains(names, "") { // the root came along
+		maps.DeleteFunc(o.Owned, func(id resource.ID, _ resource.Resource) bool { return id.NetNS == "" })
+		o.Foreign = slices.DeleteFunc(o.Foreign, func(r resource.Resource) bool { return r.ID().NetNS == "" })
+	}
+	return o, err
 }
 
 func observeKinds(ctx context.Context, h *host.Host, desired resource.State, kinds table) (*Observed, error) {

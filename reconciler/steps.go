@@ -74,6 +74,7 @@ func newGraph(changes []resource.Change) *graph {
 		g.order(c)
 	}
 	g.inherit()
+	g.read()
 	g.claims()
 	g.found()
 	g.postpone()
@@ -178,6 +179,27 @@ func (g *graph) inherit() {
 				g.wait(end, heir)
 			}
 		}
+	}
+}
+
+// read puts what is written anew before the updates of those that read it: a program in the place of another one knows from its
+// first packet on what that one knew, though its maps are new.
+func (g *graph) read() {
+	written, readers := map[resource.Kind][]int{}, map[resource.Kind][]int{}
+	for _, c := range g.changes {
+		switch c.Action {
+		case resource.Create:
+			written[c.ID.Kind] = append(written[c.ID.Kind], g.built[c.ID])
+		case resource.Update:
+			if r, ok := c.After.(resource.Reader); ok {
+				for _, kind := range r.Reads() {
+					readers[kind] = append(readers[kind], g.built[c.ID])
+				}
+			}
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(readers)) {
+		g.between(resource.ID{Kind: kind, Name: "all"}, written[kind], readers[kind])
 	}
 }
 

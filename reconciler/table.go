@@ -17,6 +17,7 @@ type table map[resource.Kind]kind
 // kind is the Ops of one kind with the type of its resources erased.
 type kind interface {
 	observe(ctx context.Context, h *host.Host, wanted []resource.Resource) (m matched, matches bool, err error)
+	looks() bool
 	look(ctx context.Context, h *host.Host, was, is resource.Resource) (resource.Resource, error)
 	diff(observed, desired resource.Resource) (fields []resource.Field, inPlace bool)
 	create(ctx context.Context, h *host.Host, r resource.Resource) error
@@ -42,6 +43,11 @@ func (e erased[R]) observe(ctx context.Context, h *host.Host, wanted []resource.
 	}
 	o, f, err := e.ops.Observe(ctx, h, narrow[R](wanted))
 	return matched{owned: widen(o), foreign: widen(f)}, false, err
+}
+
+func (e erased[R]) looks() bool {
+	_, ok := e.ops.(Looker[R])
+	return ok
 }
 
 func (e erased[R]) look(ctx context.Context, h *host.Host, was, is resource.Resource) (resource.Resource, error) {

@@ -172,7 +172,7 @@ func meetOne(step string) error {
 
 // ask asks once, and returns the server's name and whom it saw.
 func ask(how string, at netip.AddrPort, patience time.Duration) (name, source string, err error) {
-	s, err := open(how, at, patience)
+	s, err := open(how, at, patience, false)
 	if err != nil {
 		return "", "", err
 	}
@@ -191,8 +191,9 @@ type client struct {
 
 func (c *client) Close() { unix.Close(c.fd) }
 
-// open makes a socket that asks the way meet says, and connects it.
-func open(how string, at netip.AddrPort, patience time.Duration) (_ *client, err error) {
+// open makes a socket that asks the way meet says, and connects it; if it is to stay, by a port that the kernel gives nobody
+// else.
+func open(how string, at netip.AddrPort, patience time.Duration, stays bool) (_ *client, err error) {
 	how, mapped := strings.CutPrefix(how, "mapped-")
 	how, big := strings.CutPrefix(how, "big")
 	var to unix.Sockaddr = &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
@@ -218,6 +219,11 @@ func open(how string, at netip.AddrPort, patience time.Duration) (_ *client, err
 	tv := unix.NsecToTimeval(patience.Nanoseconds())
 	for _, o := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} { // the latter holds for connect too
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, o, &tv); err != nil {
+			return nil, err
+		}
+	}
+	if stays {
+		if err := bindAside(fd, family); err != nil {
 			return nil, err
 		}
 	}
@@ -249,12 +255,32 @@ func open(how string, at netip.AddrPort, patience time.Duration) (_ *client, err
 	return c, nil
 }
 
+// bindAside binds a socket to a port below those that sockets get by themselves. A backend that is asked by way of a service
+// and without it knows a client by its port, and no two.
+func bindAside(fd, family int) error {
+	for port := 20000; port < 20100; port++ {
+		var own unix.Sockaddr = &unix.SockaddrInet6{Port: port}
+		if family == unix.AF_INET {
+			own = &unix.SockaddrInet4{Port: port}
+		}
+		if err := unix.Bind(fd, own); !errors.Is(err, unix.EADDRINUSE) {
+			return err
+		}
+	}
+	return errors.New("no port of a hundred is free")
+}
+
 // ask sends a question, and returns the server's name and whom it saw.
 func (c *client) ask() (name, source string, err error) {
 	question := "hello\n"
 	if c.big {
 		question = strings.Repeat("0123456789abcde\n", 250)
 	}
+	return c.say(question)
+}
+
+// say is ask with a question of the caller's.
+func (c *client) say(question string) (name, source string, err error) {
 	if c.dest == nil {
 		_, err = unix.Write(c.fd, []byte(question))
 	} else {
@@ -302,7 +328,7 @@ func stay(steps []string) error {
 		if err != nil {
 			return err
 		}
-		if clients[i], err = open(how, at, 3*time.Second); err == nil {
+		if clients[i], err = open(how, at, 3*time.Second, true); err == nil {
 			names[i], _, err = clients[i].ask()
 		}
 		if err != nil {

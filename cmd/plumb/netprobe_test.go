@@ -30,6 +30,7 @@ import (
 //	netprobe answer NAME PORT COMMAND...  answers TCP and UDP with its name while the command runs, and exits like it
 //	netprobe meet STEP...            asks such servers, see meet
 //	netprobe stay STEP...            goes on asking them, see stay
+//	netprobe stream STEP...          goes on asking them without a pause, see stream
 func netprobe() {
 	var err error
 	switch os.Args[1] {
@@ -47,6 +48,8 @@ func netprobe() {
 		err = meet(os.Args[2:])
 	case "stay":
 		err = stay(os.Args[2:])
+	case "stream":
+		err = stream(os.Args[2:])
 	case "talk":
 		err = each(os.Args[3:], func(addr string) error { return talk(os.Args[2], addr) })
 	}

@@ -78,13 +78,13 @@ func TestServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if testing.Short() && !set.Supports(features.LinkNetkit) {
+		t.Skip("minutes on an emulated machine; the newest kernel does it for the others")
+	}
 	for _, attach := range []string{"veth", "bridge", "macvlan", "ipvlan-l2", "ipvlan-l3", "netkit"} {
 		t.Run(attach, func(t *testing.T) {
 			if testing.Short() && (attach == "bridge" || attach == "macvlan") {
 				t.Skip("minutes on an emulated machine; every kernel that runs the whole of the tests has it")
-			}
-			if testing.Short() && attach == "ipvlan-l3" && !set.Supports(features.LinkNetkit) {
-				t.Skip("minutes on an emulated machine; the newest kernel does it for the others")
 			}
 			for _, f := range []features.Feature{features.Feature("link." + attach), features.Cgroup2} {
 				if !set.Supports(f) {

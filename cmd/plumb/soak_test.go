@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -19,11 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	gocmp "github.com/google/go-cmp/cmp"
+
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/lab"
-	"plumb.internal/plumb/internal/netns"
-	"plumb.internal/plumb/reconciler"
-	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/schema"
 )
 
@@ -42,27 +42,43 @@ const (
 )
 
 const soakBase = `package plumb
-nodes: "edge-1": podCIDRs: ["10.0.0.0/24", "fd00:10::/64"]
+nodes: "edge-1": {uplinks: ["eth0"], podCIDRs: ["10.0.0.0/24", "fd00:10::/64"]}
 podDefaults: attach: "veth"
 pods: spared1: addresses: ["10.0.0.10", "fd00:10::10"]
 pods: spared2: addresses: ["10.0.0.11", "fd00:10::11"]
 pods: a: addresses: ["10.0.0.20", "fd00:10::20"]
 pods: b: addresses: ["10.0.0.21", "fd00:10::21"]
 pods: c: {addresses: ["10.0.0.22"], sysctls: "net.ipv4.tcp_keepalive_time": "61"}
-services: web: {addresses: ["10.96.0.1"], ports: http: port: 80, backends: [{pod: "a"}, {pod: "b"}]}
-services: dns: {addresses: ["10.96.0.2"], ports: dns: {port: 53, protocol: "UDP"}, backends: [{pod: "c"}], algorithm: "maglev"}
+pods: d: {addresses: ["10.0.0.23", "fd00:10::23"], attach: "bridge"}
+pods: e: {addresses: ["10.0.0.24", "fd00:10::24"], attach: "macvlan"}
+pods: guest: {addresses: ["10.0.0.25"], netns: "/run/netns/container", interface: "eth1"}
+services: web: {addresses: ["10.96.0.1"], ports: http: port: 80, backends: [{pod: "a"}, {pod: "b"}], affinity: timeout: "1h"}
+services: dns: {addresses: ["10.96.0.2"], ports: dns: {port: 53, protocol: "UDP"}, backends: [{pod: "c"}], algorithm: %q}
+services: more: {addresses: ["10.96.0.3", "fd00:96::3"], ports: p: port: 1, backends: [{pod: "d"}, {pod: "e", weight: 3}]}
 `
+
+// soakSpared are the addresses of the pods that the adversary spares.
+var soakSpared = []string{"10.0.0.10", "fd00:10::10", "10.0.0.11", "fd00:10::11"}
+
+// soakFiles are what is true in the end.
+var soakFiles = fmt.Sprintf(soakBase, "maglev")
 
 // soak is a lab in which a daemon and an adversary are at work.
 type soak struct {
 	*testing.T
-	lab    *lab.Lab
-	dir    string
-	h      *host.Host // what the adversary reaches the node by
-	rnd    *rand.Rand
-	daemon *exec.Cmd
-	log    *os.File
-	count  map[string]int // deeds of the adversary
+	lab      *lab.Lab
+	dir      string
+	h        *host.Host // what the adversary reaches the node by
+	rnd      *rand.Rand
+	daemon   *exec.Cmd
+	log      *os.File
+	count    map[string]int // deeds of the adversary
+	change   bool           // the next deed changes something, and doesn't delete it
+	idle     *ebpf.Program  // that does nothing, on a device
+	cgroup   *os.File       // the node's
+	tcx      link.Link      // somebody else's, on a device of a pod that is spared
+	interval string         // of the daemon's whole looks
+	ages     []figures      // of daemons, right before they were killed
 }
 
 // TestSoak lets an adversary and an editor work against the daemon, which is killed now and then. Once they stop, all is as
@@ -73,7 +89,9 @@ func TestSoak(t *testing.T) {
 	s := newSoak(t)
 	s.start()
 	s.converges(30 * time.Second)
+	s.guests()
 	foreign := s.foreign()
+	left := s.left()
 	stream := s.stream()
 	spoil, edit, kill := time.NewTicker(spoilEvery), time.NewTicker(editEvery), time.NewTicker(killEvery)
 	defer spoil.Stop()
@@ -88,6 +106,7 @@ func TestSoak(t *testing.T) {
 			s.edit()
 			continue
 		case <-kill.C:
+			s.ages = append(s.ages, s.figures())
 			s.kill()
 			s.start()
 			continue
@@ -95,25 +114,42 @@ func TestSoak(t *testing.T) {
 		}
 		break
 	}
-	s.write(soakBase)
+	s.write(soakFiles)
 	within := mendTime
 	if *soakTime == 0 {
 		within *= 6
 	}
 	s.converges(within)
 	t.Logf("%v of %v", long, s.count)
-	if now := s.foreign(); now != foreign {
-		t.Errorf("what is somebody else's was\n%s\nand is\n%s", foreign, now)
+	if diff := gocmp.Diff(strings.Split(foreign, "\n"), strings.Split(s.foreign(), "\n")); diff != "" {
+		t.Errorf("what is somebody else's has changed (-was +is):\n%s", diff)
+	}
+	for end := time.Now().Add(30 * time.Second); ; { // the kernel takes its time to end a namespace
+		s.h.Forget()
+		_, err := s.h.Entries(t.Context()) // which lets go those that are no more
+		s.must(err)
+		diff := gocmp.Diff(strings.Split(left, "\n"), strings.Split(s.left(), "\n"))
+		if diff == "" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("what the node keeps has changed (-was +is):\n%s", diff)
+			break
+		}
 	}
 	stream(t)
+	s.aged()
 	s.steady()
 	mustRun(t, s.in("plumb", "apply", "--yes")) // nothing to do
+	if log, err := os.ReadFile(s.log.Name()); err != nil || strings.Contains(string(log), "panic") || strings.Contains(string(log), "goroutine ") {
+		t.Errorf("a daemon died by itself: %v", err)
+	}
 }
 
 func newSoak(t *testing.T) *soak {
-	s := &soak{T: t, dir: t.TempDir(), rnd: rand.New(rand.NewPCG(*soakSeed, 2)), count: map[string]int{}}
-	s.write(soakBase)
-	nodes, err := lab.NodesOf(&schema.Config{Nodes: map[string]schema.Node{"edge-1": {PodCIDRs: []string{"10.0.0.0/24"}}}})
+	s := &soak{T: t, dir: t.TempDir(), rnd: rand.New(rand.NewPCG(*soakSeed, 2)), interval: "2s", count: map[string]int{}}
+	s.write(soakFiles)
+	nodes, err := lab.NodesOf(&schema.Config{Nodes: map[string]schema.Node{"edge-1": {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/24"}}}})
 	s.must(err)
 	name := strings.ToLower(fmt.Sprintf("soak-%d", os.Getpid()))
 	t.Cleanup(func() {
@@ -136,9 +172,7 @@ func newSoak(t *testing.T) *soak {
 		BPFFS: root + "/sys/fs/bpf/plumb/" + host.BPFFileName("edge-1"), RootNS: fmt.Sprintf("/proc/%d/ns/net", s.lab.Nodes[0].PID)})
 	s.must(err)
 	t.Cleanup(func() { s.h.Close() })
-	mustRun(t, s.in("sh", "-c", `ip link add theirs type veth peer name theirs2 && ip addr add 198.51.100.1/24 dev theirs && ip link set theirs up &&
-		ip route add 203.0.113.0/24 dev theirs && ip rule add pref 4000 from 198.51.100.0/24 lookup 4000 &&
-		ip neigh add 198.51.100.9 dev theirs lladdr 02:00:00:00:00:09 nud permanent`))
+	s.strangers()
 	return s
 }
 
@@ -163,7 +197,7 @@ func (s *soak) write(files string) {
 
 func (s *soak) start() {
 	s.Helper()
-	s.daemon = s.in("plumb", "run", "--interval", "2s", "--allow-disruption", "--allow-delete")
+	s.daemon = s.in("plumb", "run", "--interval", s.interval, "--allow-disruption", "--allow-delete")
 	s.daemon.Stderr = s.log
 	s.must(s.daemon.Start())
 }
@@ -195,88 +229,35 @@ func (s *soak) converges(within time.Duration) {
 	}
 }
 
-// foreign prints what is somebody else's.
-func (s *soak) foreign() string {
-	s.Helper()
-	return mustRun(s.T, s.in("sh", "-c", `ip -o addr show dev theirs scope global; ip route show dev theirs proto boot; ip rule show pref 4000; ip neigh show dev theirs nud permanent;
-		ip -o link show dev theirs | cut -d' ' -f2-9`))
-}
-
 // edit writes the files anew: valid, not valid, or half.
 func (s *soak) edit() {
-	switch n := s.rnd.IntN(8); n {
+	what := "other files"
+	switch n := s.rnd.IntN(12); n {
 	case 0:
-		s.write(soakBase[:s.rnd.IntN(len(soakBase))])
-		s.count["half-written files"]++
+		what = "half-written files"
+		s.write(soakFiles[:s.rnd.IntN(len(soakFiles))] + "\n{") // at the end of a line half of it would be valid
 	case 1:
-		s.write(soakBase + "pods: web: nonsense: 1\n")
-		s.count["wrong files"]++
+		what = "wrong files"
+		s.write(soakFiles + "pods: web: nonsense: 1\n")
 	case 2:
-		s.must(os.Remove(filepath.Join(s.dir, "plumb.cue")))
-		s.count["missing files"]++
+		what = "missing files"
+		_ = os.Remove(filepath.Join(s.dir, "plumb.cue"))
 	case 3:
-		s.write(soakBase)
+		what = "the same files"
+		s.write(soakFiles)
+	case 4, 5, 6:
+		what = "services by nftables"
+		s.write(fmt.Sprintf(soakBase, "random") + "routing: services: \"nftables\"\n")
+	case 7:
+		what = "larger maps"
+		s.write(soakFiles + fmt.Sprintf("tuning: maps: services: %d\n", 100+s.rnd.IntN(1000)))
+	case 8:
+		what = "another attachment"
+		s.write(strings.Replace(soakFiles, `attach: "bridge"`, `attach: "veth"`, 1))
 	default:
-		s.write(soakBase + fmt.Sprintf("pods: more%d: addresses: [\"10.0.0.%d\"]\nservices: web: sourceRanges: deny: []\n", n, 30+n))
-		s.count["other files"]++
+		s.write(soakFiles + fmt.Sprintf("pods: more%d: addresses: [\"10.0.0.%d\"]\nservices: web: sourceRanges: deny: []\n", n, 30+n))
 	}
-}
-
-// spoil does one thing against the daemon.
-func (s *soak) spoil() {
-	o, err := reconciler.Observe(s.Context(), s.h, resource.State{})
-	if err != nil {
-		return // the daemon is at work in the middle of it
-	}
-	var ids []resource.ID
-	for _, id := range o.Owned.IDs() {
-		if !strings.Contains(fmt.Sprint(id, resource.Pod(o.Owned[id])), "spared") {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return
-	}
-	id := ids[s.rnd.IntN(len(ids))]
-	if err := s.harm(o.Owned[id]); err == nil {
-		s.count[string(id.Kind)]++
-	}
-}
-
-// harm changes or deletes one object. What is the node's own and carries the spared pods' stream is left alone.
-func (s *soak) harm(r resource.Resource) error {
-	id := r.ID()
-	change := s.rnd.IntN(2) == 0
-	switch {
-	case id.Kind == "sysctl":
-		if id.NetNS == "" {
-			return errors.New("it would stop the stream")
-		}
-		ns, err := s.h.NS(id.NetNS)
-		if err != nil {
-			return err
-		}
-		return ns.Do(func() error {
-			return os.WriteFile("/proc/sys/"+strings.ReplaceAll(id.Name, ".", "/"), []byte("1"), 0o644)
-		})
-	case id.Kind == "netns":
-		return netns.Unbind(filepath.Join(s.h.NetNSDir, id.Name))
-	case id.Kind == "link" && change:
-		ns, err := s.h.NS(id.NetNS)
-		if err != nil {
-			return err
-		}
-		l, err := ns.Link(id.Name)
-		if err != nil {
-			return err
-		}
-		if s.rnd.IntN(2) == 0 {
-			return ns.Handle().LinkSetDown(l)
-		}
-		return ns.Handle().LinkSetMTU(l, 1300)
-	}
-	p := &resource.Plan{Changes: []resource.Change{{ID: id, Action: resource.Delete, Before: r}}}
-	return reconciler.Apply(s.Context(), s.h, p, reconciler.ApplyOptions{Parallel: 1})
+	s.count[what]++
 }
 
 // stream sends numbers from one spared pod to the other until the function that it returns is called, which checks that all
@@ -344,54 +325,4 @@ func (s *soak) stream() func(t *testing.T) {
 		}
 		t.Logf("the stream: %d sent, %d received", sent, received)
 	}
-}
-
-// steady drives the daemon through many more cycles and expects that it doesn't grow by them.
-func (s *soak) steady() {
-	s.Helper()
-	drive := func(n int) {
-		for range n {
-			s.spoilRoute()
-		}
-		s.converges(30 * time.Second)
-	}
-	drive(20)
-	goroutines, files := s.metric("go_goroutines"), s.metric("process_open_fds")
-	heap := s.metric("process_resident_memory_bytes")
-	drive(100)
-	if n := s.metric("go_goroutines"); n > goroutines+5 {
-		s.Errorf("%v goroutines, and %v after a hundred changes", goroutines, n)
-	}
-	if n := s.metric("process_open_fds"); n > files+20 { // those of a cycle under way come and go
-		s.Errorf("%v descriptors, and %v after a hundred changes", files, n)
-	}
-	if n := s.metric("process_resident_memory_bytes"); n > heap*1.5+16<<20 {
-		s.Errorf("%.0f MB, and %.0f after a hundred changes", heap/1e6, n/1e6)
-	}
-}
-
-// spoilRoute deletes a route and waits until it is back.
-func (s *soak) spoilRoute() {
-	s.Helper()
-	mustRun(s.T, s.in("sh", "-c", "ip route del 10.0.0.20/32; n=0; until ip route show 10.0.0.20/32 | grep -q .; do n=$((n+1)); test $n -lt 3000 || exit 1; done"))
-}
-
-// metric reads one number of the daemon's.
-func (s *soak) metric(name string) float64 {
-	s.Helper()
-	c, err := net.Dial("unix", "/proc/"+fmt.Sprint(s.lab.Nodes[0].PID)+"/root/run/plumb/edge-1/api.sock")
-	s.must(err)
-	defer c.Close()
-	_, err = io.WriteString(c, "GET /metrics HTTP/1.0\r\n\r\n")
-	s.must(err)
-	for lines := bufio.NewScanner(c); lines.Scan(); {
-		var v float64
-		if rest, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			if _, err := fmt.Sscan(rest, &v); err == nil {
-				return v
-			}
-		}
-	}
-	s.Fatalf("no metric %s", name)
-	return 0
 }

@@ -27,11 +27,7 @@ func (f *fake) Suspend(_ context.Context, reason string) error {
 	f.asked = append(f.asked, "suspend "+reason)
 	return nil
 }
-func (f *fake) Resume(context.Context) error { f.asked = append(f.asked, "resume"); return nil }
-func (f *fake) Apply(_ context.Context, a Apply) error {
-	f.asked = append(f.asked, fmt.Sprintf("apply %t %t", a.AllowDisruption, a.AllowDelete))
-	return nil
-}
+func (f *fake) Resume(context.Context) error  { f.asked = append(f.asked, "resume"); return nil }
 func (f *fake) Confirm(context.Context) error { return errors.New("nothing waits") }
 func (f *fake) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "plumb_up 1\n") })
@@ -81,12 +77,12 @@ func TestAPI(t *testing.T) {
 	for _, p := range []struct {
 		what string
 		body any
-	}{{"suspend", Suspend{"a look"}}, {"resume", nil}, {"apply", Apply{AllowDisruption: true}}} {
+	}{{"suspend", Suspend{"a look"}}, {"resume", nil}} {
 		if s, err := c.Post(t.Context(), p.what, p.body); err != nil || s.Node != "n" {
 			t.Errorf("%s: %+v, %v", p.what, s, err)
 		}
 	}
-	if got := strings.Join(f.asked, ", "); got != "suspend a look, resume, apply true false" {
+	if got := strings.Join(f.asked, ", "); got != "suspend a look, resume" {
 		t.Errorf("asked was: %s", got)
 	}
 	if _, err := c.Post(t.Context(), "confirm", nil); err == nil || err.Error() != "nothing waits" {

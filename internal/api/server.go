@@ -25,18 +25,10 @@ type Backend interface {
 	Look(ctx context.Context, what string) (any, error)
 	Suspend(ctx context.Context, reason string) error
 	Resume(ctx context.Context) error
-	// Apply lets the change that waits be made.
-	Apply(ctx context.Context, a Apply) error
 	// Confirm keeps an apply that waits to be confirmed.
 	Confirm(ctx context.Context) error
 	// Metrics answers Prometheus.
 	Metrics() http.Handler
-}
-
-// Apply is the body of POST /v1/apply.
-type Apply struct {
-	AllowDisruption bool `json:"allow_disruption"`
-	AllowDelete     bool `json:"allow_delete"`
 }
 
 // Suspend is the body of POST /v1/suspend.
@@ -61,7 +53,6 @@ func Handler(b Backend) http.Handler {
 	}
 	post(mux, "suspend", b, func(ctx context.Context, s Suspend) error { return b.Suspend(ctx, s.Reason) })
 	post(mux, "resume", b, func(ctx context.Context, _ struct{}) error { return b.Resume(ctx) })
-	post(mux, "apply", b, b.Apply)
 	post(mux, "confirm", b, func(ctx context.Context, _ struct{}) error { return b.Confirm(ctx) })
 	mux.Handle("GET /metrics", b.Metrics())
 	return mux
@@ -92,6 +83,12 @@ func answer(w http.ResponseWriter, v any, err error) {
 		v = failure{err.Error()}
 	}
 	_ = json.NewEncoder(w).Encode(v) // whoever asked may be gone
+}
+
+// Open reports whether the socket of a node is where it was made: `plumb destroy` takes it along with the run folder.
+func Open(runDir string) bool {
+	_, err := os.Lstat(filepath.Join(runDir, socketFile))
+	return err == nil
 }
 
 // Listen opens the socket of a node, for root and, if group isn't "", for its members: they may do all that the API
@@ -171,9 +168,9 @@ func short(runDir string) (path string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketFile), func() { dir.Close() }, nil
 }
 
-// Serve answers on a listener until ctx ends.
+// Serve answers on a listener until ctx ends. The error wraps net.ErrClosed where somebody closed the listener.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	s := &http.Server{Handler: h, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	err := s.Serve(l)

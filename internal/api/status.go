@@ -6,7 +6,7 @@
 //
 //	curl --unix-socket /run/plumb/NODE/api.sock http://plumb/v1/status
 //
-// Everybody who may connect may read; only root may change anything.
+// Root may connect, and one group; whoever may connect may do all of it.
 package api
 
 import (

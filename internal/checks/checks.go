@@ -113,11 +113,11 @@ func ask(ctx context.Context, ns probe.Namespace, c compiler.Check, target netip
 	}
 	began := time.Now()
 	err := p.Run(ctx, ns)
-	_, told := errors.AsType[*probe.Unreachable](err)
+	got, told := errors.AsType[*probe.Unreachable](err)
 	switch {
 	case err == nil && c.Unreachable:
 		return fmt.Sprintf("%s answers after %s", p.Target(), probe.Milliseconds(time.Since(began)))
-	case err == nil, told && c.Unreachable:
+	case err == nil, told && c.Unreachable && !got.Answered:
 		return ""
 	}
 	return err.Error()

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -66,20 +67,21 @@ func TestRun(t *testing.T) {
 	addresses(t, root, "cable", "192.0.2.1/24", "192.0.2.11/24")
 	addresses(t, client, "eth0", "192.0.2.2/24", "2001:db8::2/64")
 	addresses(t, client, "lo")
-	listen := func(ns *host.NS, at string) {
+	listen := func(ns *host.NS, at string) (l net.Listener) {
 		t.Helper()
-		if err := ns.Do(func() error {
-			l, err := net.Listen("tcp", at)
-			if err == nil {
+		if err := ns.Do(func() (err error) {
+			if l, err = net.Listen("tcp", at); err == nil {
 				t.Cleanup(func() { l.Close() })
 			}
 			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
+		return l
 	}
 	listen(root, "192.0.2.1:80")
 	listen(client, "192.0.2.2:80")
+	go http.Serve(listen(root, "192.0.2.1:8080"), http.NotFoundHandler())
 
 	path := filepath.Join(h.NetNSDir, "client")
 	targets := func(texts ...string) (all []netip.AddrPort) {
@@ -100,6 +102,8 @@ func TestRun(t *testing.T) {
 		{`^192\.0\.2\.1:80 answers after [0-9.]+ ms$`,
 			compiler.Check{Name: "unreachable, one is", Pod: "client", Type: "tcp", Targets: targets("192.0.2.1:80", "192.0.2.11:80"), Unreachable: true}},
 		{"", compiler.Check{Name: "unreachable", Pod: "client", Type: "tcp", Targets: targets("192.0.2.11:80", "192.0.2.2:81"), Unreachable: true}},
+		{`^HTTP status 404 from 192\.0\.2\.1:8080`,
+			compiler.Check{Name: "unreachable, but it answers", Pod: "client", Type: "http", Targets: targets("192.0.2.1:8080"), Unreachable: true}},
 		{"", compiler.Check{Name: "lost", Pod: "client", Type: "icmp", Targets: targets("192.0.2.99:0"), Unreachable: true, Within: 50 * time.Millisecond}},
 		{"", compiler.Check{Name: "the other family is left out", Type: "icmp", Targets: targets("192.0.2.2:0", "[2001:db8::2]:0")}},
 		{"network is unreachable", compiler.Check{Name: "only the other family", Type: "icmp", Targets: targets("[2001:db8::2]:0")}},

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -63,17 +65,16 @@ func (o *Options) Apply(ctx context.Context, opt ApplyOptions) error {
 // apply makes this machine what the session's configuration says.
 func (s *session) apply(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan) error {
 	o, began := s.o, time.Now()
-	unlock, err := s.lock(ctx)
-	if err != nil {
+	if err := s.lock(ctx); err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { s.unlock() }()
 	p, observed, err := s.plan(ctx)
 	if err != nil {
 		return err
 	}
 	if opt.Confirm > 0 {
-		return s.applyGuarded(ctx, opt, saved, p, observed, unlock)
+		return s.applyGuarded(ctx, opt, saved, p, observed)
 	}
 	must, err := s.carryOut(ctx, opt, saved, p, observed)
 	if err != nil {
@@ -112,8 +113,8 @@ func (s *session) permit(opt ApplyOptions, saved *reconciler.SavedPlan, p *resou
 }
 
 // prepare asks, and does what comes before the first change; it returns which checks must hold afterwards.
-func (s *session) prepare(ctx context.Context, opt ApplyOptions, reviewed bool, observed *reconciler.Observed) (must map[string]bool, err error) {
-	if err := s.o.mayGoOn(ctx, opt, reviewed, "Make these changes?"); err != nil {
+func (s *session) prepare(ctx context.Context, opt ApplyOptions, reviewed bool, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
+	if err := s.mayGoOn(ctx, opt, reviewed, p, s.plan, "Make these changes?"); err != nil {
 		return nil, err
 	}
 	if must, err = s.checkBefore(ctx, observed); err != nil {
@@ -124,7 +125,7 @@ func (s *session) prepare(ctx context.Context, opt ApplyOptions, reviewed bool, 
 
 // execute asks, applies and verifies; it returns which checks must hold then.
 func (s *session) execute(ctx context.Context, opt ApplyOptions, reviewed bool, p *resource.Plan, observed *reconciler.Observed) (must map[string]bool, err error) {
-	if must, err = s.prepare(ctx, opt, reviewed, observed); err != nil {
+	if must, err = s.prepare(ctx, opt, reviewed, p, observed); err != nil {
 		return nil, err
 	}
 	if err = s.run(ctx, opt, p, reconciler.Apply); err == nil {
@@ -158,12 +159,41 @@ func (s *session) review(saved *reconciler.SavedPlan, p *resource.Plan, observed
 	return s.o.writePlan(p)
 }
 
-// mayGoOn asks, unless somebody said yes already: a saved plan has been looked at.
-func (o *Options) mayGoOn(ctx context.Context, opt ApplyOptions, reviewed bool, question string) error {
+// planner says what would be changed now.
+type planner func(context.Context) (*resource.Plan, *reconciler.Observed, error)
+
+// mayGoOn asks, unless somebody said yes already: a saved plan has been looked at. Meanwhile the node isn't locked, so that a
+// daemon can mend it; what was shown must still be so afterwards.
+func (s *session) mayGoOn(ctx context.Context, opt ApplyOptions, reviewed bool, shown *resource.Plan, again planner, question string) error {
 	if opt.Yes || reviewed {
 		return nil
 	}
-	return o.ask(ctx, question)
+	s.unlock()
+	if err := s.o.ask(ctx, question); err != nil {
+		return err
+	}
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	now, _, err := again(ctx)
+	if err != nil {
+		return err
+	}
+	same, err := sameChanges(shown, now)
+	if err == nil && !same {
+		err = &Exit{ExitRefused, errors.New("this host changed while you were asked, and other changes would be made now: look at the plan again")}
+	}
+	return err
+}
+
+// sameChanges reports whether two plans do the same.
+func sameChanges(a, b *resource.Plan) (bool, error) {
+	x, err := json.Marshal([]any{a.Changes, a.Conflicts})
+	if err != nil {
+		return false, err
+	}
+	y, err := json.Marshal([]any{b.Changes, b.Conflicts})
+	return bytes.Equal(x, y), err
 }
 
 // done says how an apply went.
@@ -232,11 +262,10 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 		return err
 	}
 	defer s.close()
-	unlock, err := s.lock(ctx)
-	if err != nil {
+	if err := s.lock(ctx); err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { s.unlock() }()
 	p, observed, err := s.destroyPlan(ctx)
 	if err != nil {
 		return err
@@ -257,7 +286,6 @@ func (o *Options) destroy(ctx context.Context, opt ApplyOptions, saved *reconcil
 
 // remove carries out a plan to destroy, as carryOut does one to apply.
 func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
-	o := s.o
 	if err := s.review(saved, p, observed); err != nil {
 		return err
 	}
@@ -265,7 +293,7 @@ func (s *session) remove(ctx context.Context, opt ApplyOptions, saved *reconcile
 		return exitOf(&reconciler.ConflictError{Conflicts: p.Conflicts})
 	}
 	if !p.Empty() {
-		if err := o.mayGoOn(ctx, opt, saved != nil, "Remove all of this?"); err != nil {
+		if err := s.mayGoOn(ctx, opt, saved != nil, p, s.destroyPlan, "Remove all of this?"); err != nil {
 			return err
 		}
 	}

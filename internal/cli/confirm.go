@@ -17,29 +17,28 @@ import (
 
 // lock makes this process the only one that works on the node, and deals with an apply that was cut off while it could be
 // taken back.
-func (s *session) lock(ctx context.Context) (unlock func(), err error) {
-	unlock, err = lockNode(ctx, s.host)
+func (s *session) lock(ctx context.Context) error {
+	unlock, err := lockNode(ctx, s.host)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	unlock = sync.OnceFunc(unlock)
+	s.unlock = sync.OnceFunc(unlock)
 	said, err := guard.Resolve(ctx, s.host)
 	if said != "" {
 		fmt.Fprintln(s.o.Err, "plumb:", said)
 	}
 	if err != nil {
-		unlock()
+		s.unlock()
 		var pending *guard.PendingError
 		if errors.As(err, &pending) {
 			err = &Exit{ExitRefused, err}
 		}
-		return nil, err
 	}
-	return unlock, nil
+	return err
 }
 
 // applyGuarded is an apply that is taken back unless it is confirmed in time.
-func (s *session) applyGuarded(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed, unlock func()) error {
+func (s *session) applyGuarded(ctx context.Context, opt ApplyOptions, saved *reconciler.SavedPlan, p *resource.Plan, observed *reconciler.Observed) error {
 	o := s.o
 	if p.Empty() { // nothing can go wrong
 		_, err := s.carryOut(ctx, opt, saved, p, observed)
@@ -51,7 +50,7 @@ func (s *session) applyGuarded(ctx context.Context, opt ApplyOptions, saved *rec
 	if err := s.permit(opt, saved, p, observed); err != nil {
 		return o.failed(p, s.host.Writes(), err)
 	}
-	must, err := s.prepare(ctx, opt, saved != nil, observed)
+	must, err := s.prepare(ctx, opt, saved != nil, p, observed)
 	if err != nil {
 		return o.failed(p, s.host.Writes(), err)
 	}
@@ -76,7 +75,7 @@ func (s *session) applyGuarded(ctx context.Context, opt ApplyOptions, saved *rec
 		}
 		fmt.Fprintf(o.Out, "plumb confirm keeps it; else it is taken back at %s\n", deadline.Local().Format(time.TimeOnly))
 	}
-	unlock()
+	s.unlock()
 	outcome, failed := g.Wait(ctx, why)
 	return o.outcome(applied{FormatVersion: "1", Plan: p, Verified: err == nil, Writes: s.host.Writes(), Checks: checkRows(results)}, outcome, failed)
 }
@@ -100,6 +99,9 @@ func (s *session) guard(ctx context.Context, opt ApplyOptions, p *resource.Plan,
 		if must[c.Name] {
 			pending.Checks = append(pending.Checks, c)
 		}
+	}
+	if len(lines) == 0 && len(pending.Checks) == 0 {
+		s.o.warn([]string{"nothing is known that must stay reachable (no SSH session or default gateway that answers, no check that holds): only the time counts"})
 	}
 	return guard.Start(ctx, s.host, pending)
 }

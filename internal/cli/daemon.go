@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
@@ -124,11 +126,11 @@ type served struct {
 	o    *Options
 	node string
 	h    *host.Host
-}
 
-// Apply implements api.Backend.
-func (s *served) Apply(ctx context.Context, a api.Apply) error {
-	return s.Allow(ctx, reconciler.Allowed{Disruption: a.AllowDisruption, Delete: a.AllowDelete})
+	group, metrics string // who may use the socket, and where else metrics are
+	socket         net.Listener
+	answer         func(net.Listener, http.Handler)
+	ended          errgroup.Group
 }
 
 // Confirm implements api.Backend.

@@ -59,7 +59,7 @@ func eachPinned(h *host.Host, base string, visit func(m host.BPFMap, entries int
 		return err
 	}
 	for _, m := range maps {
-		if _, version, entries, ok := bpf.ParseMapName(m.Name); ok && version == bpf.Layouts[base].Version {
+		if _, version, entries, ok := bpf.ParseMapName(m.Name); ok && bpf.Fits(base, version, m.Map) {
 			if err := visit(m, entries); err != nil {
 				return fmt.Errorf("read eBPF map %s: %w", m.Name, err)
 			}

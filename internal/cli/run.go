@@ -7,9 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/daemon"
@@ -32,6 +32,10 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	if err := needRoot("run"); err != nil {
 		return err
 	}
+	// After a boot most of this is waiting for the kernel, and it is needed before anything is done.
+	first := sync.OnceValues(func() (*features.Set, error) { return o.features(ctx, "") })
+	go first()
+	var asked atomic.Bool
 	node, err := o.daemonNode(ctx)
 	if err != nil {
 		return err
@@ -49,9 +53,14 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	serving := &served{o: o, node: node, h: h}
 	d := daemon.New(daemon.Options{
 		Node: node, Dir: o.Dir, Tags: o.Tags, StateDir: o.StateDir, Host: h, Interval: opt.Interval, Log: log, Version: Version(),
-		Features: func(ctx context.Context) (*features.Set, error) { return o.features(ctx, "") },
-		Allowed:  reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete},
-		Notify:   notify, Watchdog: watchdog, Surroundings: serving.surroundings,
+		Features: func(ctx context.Context) (*features.Set, error) {
+			if asked.CompareAndSwap(false, true) {
+				return first()
+			}
+			return o.features(ctx, "")
+		},
+		Allowed: reconciler.Allowed{Disruption: opt.AllowDisruption, Delete: opt.AllowDelete},
+		Notify:  notify, Watchdog: watchdog, Surroundings: serving.surroundings, Reach: serving.reach,
 	})
 	serving.Daemon = d
 	if opt.Once {
@@ -60,41 +69,60 @@ func (o *Options) Run(ctx context.Context, opt RunOptions) error {
 	d.Registry().MustRegister(serving)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	ended, err := serve(ctx, stop, serving, opt)
-	if err != nil {
+	serving.group, serving.metrics = opt.Group, opt.Metrics
+	if err := serving.open(ctx, stop); err != nil {
 		return err
 	}
 	err = d.Run(ctx)
 	stop()
-	return errors.Join(err, ended.Wait())
+	return errors.Join(err, serving.ended.Wait())
 }
 
-// serve answers on the socket and, if asked to, on a TCP address, until ctx ends. Should one break, the daemon stops too: the
+// open answers on the socket and, if asked to, on a TCP address, until ctx ends. Should one break, the daemon stops too: the
 // service that started it starts it again.
-func serve(ctx context.Context, stop func(), s *served, opt RunOptions) (*errgroup.Group, error) {
-	socket, err := api.Listen(s.h.RunDir, opt.Group)
-	if err != nil {
-		return nil, err
+func (s *served) open(ctx context.Context, stop func()) error {
+	s.answer = func(l net.Listener, h http.Handler) {
+		s.ended.Go(func() error {
+			err := api.Serve(ctx, l, h)
+			if errors.Is(err, net.ErrClosed) {
+				return nil // another one takes its place
+			}
+			stop()
+			return err
+		})
 	}
-	all := map[net.Listener]http.Handler{socket: api.Handler(s)}
-	if opt.Metrics != "" {
-		l, err := net.Listen("tcp", opt.Metrics)
+	socket, err := api.Listen(s.h.RunDir, s.group)
+	if err != nil {
+		return err
+	}
+	if s.metrics != "" {
+		l, err := net.Listen("tcp", s.metrics)
 		if err != nil {
 			socket.Close()
-			return nil, fmt.Errorf("serve metrics: %w", err)
+			return fmt.Errorf("serve metrics: %w", err)
 		}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", s.Metrics())
-		all[l] = mux
+		s.answer(l, mux)
 	}
-	ended := new(errgroup.Group)
-	for l, h := range all {
-		ended.Go(func() error {
-			defer stop()
-			return api.Serve(ctx, l, h)
-		})
+	s.socket = socket
+	s.answer(socket, api.Handler(s))
+	return nil
+}
+
+// reach opens the socket again where it is gone with the run folder. Another daemon may have come meanwhile: it is the error.
+func (s *served) reach() error {
+	if api.Open(s.h.RunDir) {
+		return nil
 	}
-	return ended, nil
+	s.socket.Close()
+	socket, err := api.Listen(s.h.RunDir, s.group)
+	if err != nil {
+		return err
+	}
+	s.socket = socket
+	s.answer(socket, api.Handler(s))
+	return nil
 }
 
 // outcome gives what one cycle left the exit code that an apply would have had.

@@ -34,6 +34,7 @@ type session struct {
 	compiled *compiler.Compiled
 	host     *host.Host    // nil for plan --features
 	checking time.Duration // that checks took before an apply
+	unlock   func()        // while it has the lock; may be called twice
 }
 
 // openHost opens the node of this machine.

@@ -74,15 +74,25 @@ func compile(src *compiler.Source, node string, set *features.Set) (*compiler.Co
 	return c, nil
 }
 
-// daemonNode is the node of this machine for the daemon, which has to start without any file that can be used: then it is
-// the node that has a history here, the host's own where there are several.
+// daemonNode is the node of this machine for the daemon, which has to start without any file that can be used. Where the
+// host's own name has a history no file is read at all; else, where the files don't say, it is the node that has one.
 func (o *Options) daemonNode(ctx context.Context) (string, error) {
+	host, _ := os.Hostname()
+	if o.Node == "" {
+		if _, err := os.Stat(filepath.Join(o.StateDir, host)); err == nil && host != "" {
+			return host, nil
+		}
+		if cfg := new(compiler.Literals).Load(o.Dir, o.Tags); cfg != nil {
+			if node, err := o.SelectNode(cfg); err == nil {
+				return node, nil
+			}
+		}
+	}
 	node, err := o.nodeName(ctx)
 	if err == nil {
 		return node, nil
 	}
 	entries, _ := os.ReadDir(o.StateDir)
-	host, _ := os.Hostname()
 	for _, e := range entries {
 		if e.Name() == host || len(entries) == 1 {
 			return e.Name(), nil

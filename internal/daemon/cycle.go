@@ -91,24 +91,29 @@ func (d *Daemon) Once(ctx context.Context) error {
 func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	began := time.Now()
 	defer func() { d.publish(began) }()
+	d.changed = false
 	if d.waits = ""; d.isSuspended() {
 		return 0
 	}
-	if d.touched {
+	whole := !d.whole.IsZero() && time.Since(d.whole) >= d.Interval
+	if whole {
+		d.reconsider(ctx)
+	}
+	if d.touched || whole { // not everything that files are on tells of changes
 		d.evaluate(ctx)
 	}
 	unlock, err := reconciler.Lock(d.Host)
 	if err != nil {
-		if locked := new(reconciler.LockedError); !errors.As(err, &locked) {
-			d.Log.Error("can't begin", "err", err)
-			retry = retryError
-		} else {
-			retry = retryLock
-		}
 		d.waits = err.Error()
-		return retry
+		if locked := new(reconciler.LockedError); errors.As(err, &locked) {
+			return retryLock
+		}
+		d.tellError("can't begin", err)
+		return retryError
 	}
+	d.tellError("can't begin", nil)
 	defer unlock()
+	defer d.Host.LetGo()
 	said, err := guard.Resolve(ctx, d.Host)
 	if said != "" {
 		d.Log.Warn(said)
@@ -118,16 +123,32 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 		return retryError
 	}
 	if err == nil {
-		err = d.follow(ctx)
-	}
-	if err == nil {
+		d.tellError("what somebody else applied can't be taken over", d.follow(ctx))
 		err = d.reconcile(ctx)
 	}
 	d.metrics.cycle(time.Since(began), err)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return 0
+	}
+	d.tellError("a cycle failed", err)
+	if err != nil {
 		d.waits = err.Error()
-		d.Log.Error("a cycle failed", "err", err)
 		return retryError
 	}
+	if d.candidate != nil && d.changed {
+		return retryLock // what had to wait as the node was may not have to any more
+	}
 	return 0
+}
+
+// tellError logs an error of the daemon's own unless it is the same as before.
+func (d *Daemon) tellError(what string, err error) {
+	if err == nil {
+		delete(d.errors, what)
+		return
+	}
+	if text := err.Error(); text != d.errors[what] {
+		d.errors[what] = text
+		d.Log.Error(what, "err", err)
+	}
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/health"
+	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/watch"
 	"plumb.internal/plumb/reconciler"
@@ -33,7 +35,10 @@ type Options struct {
 	Notify   func(state string) // told of readiness and state, as sd_notify(3) has it; may be nil
 	// Surroundings says what else on the machine is in the way of what is in force; it may be nil.
 	Surroundings func(context.Context) []string
-	Watchdog     time.Duration // Notify is told at least this often that the daemon lives; 0 for never
+	// Reach makes sure, after each cycle that leaves something in force, that commands reach the daemon: its socket goes with the
+	// run folder, which `plumb destroy` removes. An error ends the daemon. It may be nil.
+	Reach    func() error
+	Watchdog time.Duration // Notify is told at least this often that the daemon lives; 0 for never
 }
 
 // Daemon keeps one node true.
@@ -47,21 +52,28 @@ type Daemon struct {
 
 	// What follows is only touched by the goroutine that runs cycles.
 	inForce, candidate *version
-	read               *watch.Sum // the files as they were evaluated last
-	held               bool       // the files are left alone until they change: somebody applied something else
-	touched            bool       // the files may have changed
-	revision           int        // the newest one that is known
+	literals           compiler.Literals
+	read               *watch.Sum        // the files as they were evaluated last
+	saying             string            // digest of the configuration that they make; "" if they can't be used
+	held               bool              // the files are left alone until they change: somebody applied something else
+	touched            bool              // the files may have changed
+	revision           int               // the newest one that is known
+	last               *history.Revision // the one that was read or written last, without its configuration
 	backoff            backoff
-	whole              time.Time      // when the last full look was
-	idle               int            // events in a row that led to nothing
-	deaf               time.Time      // until then, events of the kernel are only collected
-	part               resource.State // what a small look compares; nil for a whole one
+	whole              time.Time         // when the last full look was; zero where one is due
+	errors             map[string]string // of the daemon's own, by what failed
+	idle               int               // events in a row that led to nothing
+	deaf               time.Time         // until then, events of the kernel are only collected
+	part               resource.State    // what a small look compares; nil for a whole one
+	places             []string          // the namespaces of a small look; nil for all
 	conflicts          []resource.Conflict
 	verdicts           health.Verdicts      // of the probes, for this cycle
 	told               health.Verdicts      // those that were logged, or that the kernel had at the start
-	probed             map[resource.ID]bool // what they changed since the node was last found as it should be
+	expected           map[resource.ID]bool // what they, or the files, changed since the node was last found as it should be
 	unanswered         []string             // frontends that none of their backends answers for
+	changed            bool                 // by the last cycle: the node
 	waits              string               // why nothing was done in the last cycle
+	litter             bool                 // much was allocated since memory was given back
 
 	mu        sync.Mutex
 	status    api.Status
@@ -77,18 +89,18 @@ type version struct {
 	nodes    map[string]schema.Node
 	compiled *compiler.Compiled
 	part     resource.State // of its state, that a small look compares
+	machine  string         // digest of what the machine can do, that it was compiled for
+	after    int            // the newest revision when the files were read
 	from     string         // "files" or "revision N"
 	revision int            // that keeps it; 0 for none
 	since    time.Time
 	summary  resource.Summary // of the changes that it took, or would take
 	verified bool             // the node was found to be so at least once
-	grant    reconciler.Allowed
-	refused  error // why it isn't in force
+	refused  error            // why it isn't in force
 }
 
 // request is a wish that came by the API.
 type request struct {
-	allowed reconciler.Allowed
 	suspend *api.Suspension
 	resume  bool
 	done    chan error
@@ -96,7 +108,7 @@ type request struct {
 
 // New prepares a daemon; nothing is watched or done yet.
 func New(o Options) *Daemon {
-	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, probed: map[resource.ID]bool{}, touched: true}
+	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, errors: map[string]string{}, expected: map[resource.ID]bool{}, touched: true}
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}
@@ -133,6 +145,9 @@ func (d *Daemon) close() {
 	}
 }
 
+// calmTime is how long nothing has to happen for the memory that the last cycles took to go back to the machine.
+const calmTime = 2 * time.Second
+
 // How soon what couldn't be done is tried again.
 const (
 	retryLock  = 50 * time.Millisecond
@@ -148,12 +163,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
-	retry := d.cycle(ctx)
+	next := d.next(d.cycle(ctx))
 	d.Notify("READY=1")
 	d.warn(ctx)
 	d.Log.Info("plumb runs", "node", d.Node, "dir", d.Dir, "interval", d.Interval)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	calm := time.NewTimer(calmTime)
+	defer calm.Stop()
 	var alive <-chan time.Time
 	if d.Watchdog > 0 {
 		t := time.NewTicker(d.Watchdog / 3)
@@ -161,11 +178,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 		alive = t.C
 	}
 	for {
-		events := d.kernel.C
+		events, wake := d.kernel.C, next
 		if time.Now().Before(d.deaf) {
-			events = nil
+			events, wake = nil, earlier(next, d.deaf)
 		}
-		timer.Reset(time.Until(d.due(retry)))
+		timer.Reset(time.Until(wake))
 		var done chan error
 		select {
 		case <-ctx.Done():
@@ -175,11 +192,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 		case <-alive:
 			d.Notify("WATCHDOG=1")
 			continue
+		case <-calm.C:
+			d.litter = false
+			go debug.FreeOSMemory()
+			continue
 		case <-d.files.C:
 			d.touched = true
 		case <-events:
 		case <-d.prober.Changed():
 		case <-timer.C:
+			if time.Now().Before(next) {
+				continue // to listen again
+			}
 		case r := <-d.asked:
 			if done = r.done; r.suspend != nil || r.resume {
 				if err := d.suspend(r.suspend); err != nil {
@@ -187,13 +211,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 					continue
 				}
 			}
-			if d.candidate != nil && (r.allowed.Disruption || r.allowed.Delete) {
-				d.candidate.allowed(r.allowed)
-			}
 		}
-		retry = d.cycle(ctx)
+		if next = d.next(d.cycle(ctx)); d.litter {
+			calm.Reset(calmTime)
+		}
 		if done != nil {
 			done <- nil
+		}
+		if d.inForce != nil && d.Reach != nil {
+			if err := d.Reach(); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -208,21 +236,21 @@ func (d *Daemon) warn(ctx context.Context) {
 	}
 }
 
-// due is when the next cycle is, at the latest.
-func (d *Daemon) due(retry time.Duration) time.Time {
+// next is when the next cycle is, at the latest; retry is what the last one asked for.
+func (d *Daemon) next(retry time.Duration) time.Time {
 	now := time.Now()
-	next := d.whole.Add(d.Interval)
-	if d.isSuspended() {
+	switch {
+	case retry > 0:
+		return now.Add(retry)
+	case d.isSuspended():
 		return now.Add(d.Interval)
 	}
-	if retry > 0 {
-		next = earlier(next, now.Add(retry))
-	}
+	next := d.whole.Add(d.Interval)
 	if t := d.backoff.next(); !t.IsZero() {
+		if !t.After(now) {
+			t = now.Add(backoffFirst) // something else has to be mended first
+		}
 		next = earlier(next, t)
-	}
-	if d.deaf.After(now) {
-		next = earlier(next, d.deaf)
 	}
 	return next
 }
@@ -248,9 +276,4 @@ func (d *Daemon) ask(ctx context.Context, r request) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// Allow lets the change that waits be made, once, and waits for it.
-func (d *Daemon) Allow(ctx context.Context, allowed reconciler.Allowed) error {
-	return d.ask(ctx, request{allowed: allowed})
 }

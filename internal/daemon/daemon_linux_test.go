@@ -1,24 +1,20 @@
 package daemon
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/guard"
 	"plumb.internal/plumb/internal/history"
-	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/features"
@@ -30,161 +26,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
-}
-
-// world is a host of the test's own with a repository, and the daemon that looks after it.
-type world struct {
-	*testing.T
-	dir, state string
-	o          host.Options
-	cached     string // features
-
-	h    *host.Host // of the test
-	d    *Daemon
-	dh   *host.Host // of the daemon
-	stop func()
-	told chan struct{}
-	log  *strings.Builder
-}
-
-const twoPods = `package plumb
-nodes: testnode: {uplinks: ["eth0"], podCIDRs: ["10.0.0.0/24"]}
-podDefaults: attach: "veth"
-pods: web: addresses: ["10.0.0.10"]
-pods: db: addresses: ["10.0.0.11"]
-`
-
-func newWorld(t *testing.T, files string) *world {
-	t.Helper()
-	kindtest.NeedRoot(t)
-	w := &world{T: t, dir: t.TempDir(), state: t.TempDir(), o: kindtest.Options(t), told: make(chan struct{}, 1)}
-	w.cached = filepath.Join(t.TempDir(), "features.json")
-	w.h = kindtest.Open(t, w.o)
-	w.write(files)
-	t.Cleanup(func() {
-		if t.Failed() && w.log != nil {
-			t.Log(w.log.String())
-		}
-	})
-	return w
-}
-
-func (w *world) write(files string) {
-	w.Helper()
-	tmp := filepath.Join(w.dir, ".tmp")
-	w.must(os.WriteFile(tmp, []byte(files), 0o644))
-	w.must(os.Rename(tmp, filepath.Join(w.dir, "plumb.cue")))
-}
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-// options are a daemon's, with a host of its own.
-func (w *world) options() Options {
-	w.Helper()
-	w.dh = kindtest.Open(w.T, w.o)
-	w.log = &strings.Builder{}
-	return Options{
-		Node: kindtest.Node, Dir: w.dir, StateDir: w.state, Host: w.dh, Interval: time.Hour,
-		Features: func(ctx context.Context) (*features.Set, error) { return features.Cached(ctx, w.cached, false) },
-		Log:      slog.New(slog.NewTextHandler(w.log, nil)),
-		Notify: func(string) {
-			select {
-			case w.told <- struct{}{}:
-			default:
-			}
-		},
-	}
-}
-
-// run starts the daemon. It is stopped with the test, or by w.stop.
-func (w *world) run(change ...func(*Options)) {
-	w.Helper()
-	o := w.options()
-	for _, f := range change {
-		f(&o)
-	}
-	w.d = New(o)
-	ctx, cancel := context.WithCancel(w.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- w.d.Run(ctx) }()
-	stopped := false
-	w.stop = func() {
-		w.Helper()
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-ended:
-			w.must(err)
-		case <-time.After(20 * time.Second):
-			w.Fatal("the daemon doesn't end")
-		}
-	}
-	w.Cleanup(func() { cancel(); w.stop() })
-}
-
-// await waits until the daemon's status is as wanted.
-func (w *world) await(what string, ok func(api.Status) bool) api.Status {
-	w.Helper()
-	end := time.After(20 * time.Second)
-	for {
-		s := w.d.Status()
-		if ok(s) {
-			return s
-		}
-		select {
-		case <-w.told:
-		case <-end:
-			w.Fatalf("no %s; the status is %+v", what, s)
-		}
-	}
-}
-
-func converged(s api.Status) bool { return s.State == api.Converged }
-
-// link finds a device of a pod as it is now, nil where there is none.
-func (w *world) link(pod, name string) *host.Link {
-	w.h.Forget()
-	ns, err := w.h.NS(pod)
-	if err != nil {
-		return nil
-	}
-	l, err := ns.Link(name)
-	if err != nil {
-		return nil
-	}
-	return l
-}
-
-func (w *world) root() *netlink.Handle {
-	ns, err := w.h.NS("")
-	w.must(err)
-	return ns.Handle()
-}
-
-// routeTo is the root's route to an address; nil where there is none.
-func (w *world) routeTo(dst string) *netlink.Route {
-	w.Helper()
-	_, n, err := net.ParseCIDR(dst)
-	w.must(err)
-	routes, err := w.root().RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: n}, netlink.RT_FILTER_DST)
-	w.must(err)
-	if len(routes) == 0 {
-		return nil
-	}
-	return &routes[0]
-}
-
-func (w *world) awaitTrue(what string, ok func() bool) {
-	w.Helper()
-	w.await(what, func(api.Status) bool { return ok() })
 }
 
 func TestRunAppliesAndHeals(t *testing.T) {
@@ -206,32 +47,6 @@ func TestRunAppliesAndHeals(t *testing.T) {
 	w.must(w.root().LinkDel(mustLink(w, "", w.hostDev("web"))))
 	w.awaitTrue("link", func() bool { return w.link("web", "eth0") != nil && w.routeTo("10.0.0.10/32") != nil })
 	w.await("end", converged)
-}
-
-// hostDev is the host's end of a pod's pair.
-func (w *world) hostDev(pod string) string {
-	w.Helper()
-	w.h.Forget()
-	ns, err := w.h.NS("")
-	w.must(err)
-	links, err := ns.Links()
-	w.must(err)
-	for _, l := range links {
-		if l.Alias == w.h.Alias(pod) {
-			return l.Name
-		}
-	}
-	w.Fatalf("no device of pod %s", pod)
-	return ""
-}
-
-func mustLink(w *world, pod, name string) netlink.Link {
-	w.Helper()
-	ns, err := w.h.NS(pod)
-	w.must(err)
-	l, err := ns.Handle().LinkByName(name)
-	w.must(err)
-	return l
 }
 
 func TestRunFollowsFiles(t *testing.T) {
@@ -326,11 +141,32 @@ func TestRunWaits(t *testing.T) {
 	}
 	w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32")))
 	w.awaitTrue("healing", func() bool { return w.routeTo("10.0.0.10/32") != nil })
-	w.must(w.d.Allow(t.Context(), reconciler.Allowed{Disruption: true}))
-	w.await("the allowed change", converged)
-	if w.link("", "plumb0") == nil {
-		t.Error("there is no bridge")
+	w.apply()
+	s = w.await("the allowed change", converged)
+	if w.link("", "plumb0") == nil || s.InForce.Revision != 2 || s.InForce.From != "files" {
+		t.Errorf("bridge %v, in force %+v", w.link("", "plumb0"), s.InForce)
 	}
+	w.must(w.root().LinkDel(mustLink(w, "", w.hostDev("web"))))
+	w.awaitTrue("link, as it is now", func() bool { return w.link("web", "eth0") != nil && w.link("", "plumb0") != nil })
+}
+
+// apply makes the host what the files say, as `plumb apply` does with whatever flags it takes.
+func (w *world) apply() {
+	w.Helper()
+	src, err := compiler.Load(w.Context(), w.dir, nil)
+	w.must(err)
+	defer src.Close()
+	set, err := features.Cached(w.Context(), w.cached, false)
+	w.must(err)
+	c, err := compiler.Compile(src.Config, kindtest.Node, set)
+	w.must(err)
+	var unlock func()
+	w.awaitTrue("lock", func() bool { unlock, err = reconciler.Lock(w.h); return err == nil })
+	defer unlock()
+	w.must(reconciler.Converge(w.Context(), w.h, c.State))
+	r, err := history.New(src.Config, w.dir, resource.Summary{})
+	w.must(err)
+	w.must(history.Write(w.state, kindtest.Node, r))
 }
 
 // TestRunFollowsOthers: what somebody else applied is in force until the files change.
@@ -355,6 +191,43 @@ func TestRunFollowsOthers(t *testing.T) {
 	w.await("revision 3 again", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 3 })
 	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
 	w.await("revision 4", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 4 })
+	files, err := history.Get(w.state, kindtest.Node, 4)
+	w.must(err)
+	again := func(r *history.Revision) {
+		t.Helper()
+		r, err := history.New(r.Config, w.dir, resource.Summary{})
+		w.must(err)
+		w.must(history.Write(w.state, kindtest.Node, r))
+		w.must(w.root().RouteDel(w.routeTo("10.0.0.10/32"))) // it takes a look
+	}
+	again(first)
+	w.await("revision 5", func(s api.Status) bool {
+		return converged(s) && s.InForce.Revision == 5 && s.InForce.From == "revision 5"
+	})
+	again(files)
+	w.await("revision 6", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 6 && s.InForce.From == "files" })
+}
+
+// TestRunPrefersLaterFiles: what was applied before the files were changed doesn't keep the change away.
+func TestRunPrefersLaterFiles(t *testing.T) {
+	w := newWorld(t, twoPods)
+	w.run()
+	w.await("first cycle", converged)
+	w.write(twoPods + "pods: more: addresses: [\"10.0.0.12\"]\n")
+	w.await("revision 2", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 2 })
+	first, err := history.Get(w.state, kindtest.Node, 1)
+	w.must(err)
+	unlock, err := reconciler.Lock(w.h) // as an apply does
+	w.must(err)
+	back, err := history.New(first.Config, w.dir, resource.Summary{})
+	w.must(err)
+	w.must(history.Write(w.state, kindtest.Node, back))
+	w.write(twoPods + "pods: more: addresses: [\"10.0.0.13\"]\n")
+	unlock()
+	w.await("revision 4", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 4 && s.InForce.From == "files" })
+	if w.link("more", "eth0") == nil {
+		t.Error("the pod that the files name isn't there")
+	}
 }
 
 func TestRunSuspends(t *testing.T) {
@@ -409,5 +282,31 @@ func TestRunLeavesReverted(t *testing.T) {
 	w.await("another configuration", func(s api.Status) bool { return converged(s) && s.InForce.Revision == 3 })
 	if w.link("more", "eth0") == nil {
 		t.Error("the pod isn't there")
+	}
+}
+
+// TestRunLetsGo: a namespace that plumb has adopted ends with its last process, though a daemon looks after it.
+func TestRunLetsGo(t *testing.T) {
+	container := exec.CommandContext(t.Context(), "sleep", "3600")
+	container.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	kindtest.NeedRoot(t)
+	if err := container.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() { _ = container.Process.Kill(); _ = container.Wait() })
+	t.Cleanup(end)
+	w := newWorld(t, twoPods+fmt.Sprintf("pods: guest: {netns: \"/proc/%d/ns/net\", addresses: [\"10.0.0.12\"]}\n", container.Process.Pid))
+	w.run()
+	w.await("first cycle", converged)
+	dev := w.hostDev("guest")
+	w.h.LetGo()
+	w.must(w.d.Suspend(t.Context(), "so that nothing wakes it"))
+	end()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); w.link("", dev) != nil; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon keeps the namespace alive")
+		}
 	}
 }

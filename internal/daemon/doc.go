@@ -13,6 +13,7 @@
 //	cycle.go      one cycle: whose turn is it, which configuration counts
 //	source.go     from files to a candidate; broken files leave in force what is
 //	reconcile.go  observe, diff, apply, verify
+//	look.go       how much of the node a cycle looks at
 //	backoff.go    objects that fail, one by one; pure
 //	drift.go      what others changed, in words
 //	suspend.go    suspend and resume

@@ -25,7 +25,7 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 			continue
 		}
 		what := c.Action.Symbol() + " " + c.ID.String()
-		if !d.inForce.verified || d.probed[c.ID] {
+		if !d.inForce.verified || d.expected[c.ID] {
 			if len(p.Changes) <= oneByOne {
 				d.Log.Info("change", "what", what, "reason", c.Reason)
 			}
@@ -37,11 +37,14 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 		}
 		d.metrics.drifted(c)
 		if len(p.Changes) <= oneByOne {
-			d.Log.Warn("drift", "what", what, "reason", c.Reason, "since", since, "by", by)
+			says := []any{"what", what, "reason", c.Reason, "since", since}
+			if by != "" {
+				says = append(says, "by", by)
+			}
+			d.Log.Warn("drift", says...)
 		}
-		drift = append(drift, api.Drift{ID: c.ID, Action: c.Action, What: c.Reason, Since: since, By: by, Healed: now})
-		if len(drift) == driftKept {
-			break
+		if len(drift) < driftKept {
+			drift = append(drift, api.Drift{ID: c.ID, Action: c.Action, What: c.Reason, Since: since, By: by, Healed: now})
 		}
 	}
 	d.mu.Lock()
@@ -54,7 +57,7 @@ func (d *Daemon) tell(p *resource.Plan, skip map[resource.ID]bool, heard watch.E
 // something, of that name.
 func cause(c resource.Change, heard watch.Events) (since time.Time, by string) {
 	for _, e := range heard.List {
-		if e.NetNS != c.ID.NetNS || e.Kind != c.ID.Kind || !strings.Contains(c.ID.Name, e.Name) {
+		if e.NetNS != c.ID.NetNS || e.Kind != c.ID.Kind || !names(c.ID.Name, e.Name) {
 			continue
 		}
 		if since.IsZero() {
@@ -65,4 +68,15 @@ func cause(c resource.Change, heard watch.Events) (since time.Time, by string) {
 		}
 	}
 	return since, by
+}
+
+// names reports whether an object's name has an address, a destination or a device in it; 10.0.0.1 isn't in 10.0.0.10.
+func names(object, name string) bool {
+	i := strings.Index(object, name)
+	if i < 0 || name == "" || name == "default" { // whose objects are default and default6
+		return i >= 0
+	}
+	part := func(s string) bool { return s != "" && strings.Contains("0123456789abcdef.:", s) }
+	before, after := object[:i], object[i+len(name):]
+	return !part(before[max(len(before)-1, 0):]) && !part(after[:min(len(after), 1)])
 }

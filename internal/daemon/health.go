@@ -22,8 +22,8 @@ func (d *Daemon) consult() {
 		}
 		frontends[k.Backend] = append(frontends[k.Backend], k.Frontend)
 		reasons[k.Backend] = v[k]
-		d.probed[resource.ID{Kind: service.Kind, Name: k.Frontend}] = true
-		d.probed[nft.Table{}.ID()] = true
+		d.expected[resource.ID{Kind: service.Kind, Name: k.Frontend}] = true
+		d.expected[nft.Table{}.ID()] = true
 	}
 	for _, b := range order {
 		if r := reasons[b]; r.Down {

@@ -10,17 +10,9 @@ import (
 	"github.com/hashicorp/go-multierror"
 
 	"plumb.internal/plumb/internal/guard"
-	"plumb.internal/plumb/internal/health"
 	"plumb.internal/plumb/internal/watch"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
-	"plumb.internal/plumb/reconciler/resource/addr"
-	"plumb.internal/plumb/reconciler/resource/link"
-	"plumb.internal/plumb/reconciler/resource/neigh"
-	"plumb.internal/plumb/reconciler/resource/netns"
-	"plumb.internal/plumb/reconciler/resource/route"
-	"plumb.internal/plumb/reconciler/resource/rule"
-	"plumb.internal/plumb/reconciler/resource/sysctl"
 )
 
 // What is changed and isn't so afterwards is tried this often before it counts as failed, with a pause in between: the
@@ -38,23 +30,35 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	d.consult()
 	heard := d.kernel.Take()
 	if d.small(heard) {
-		d.part = d.inForce.network()
+		if d.places = d.inForce.places(heard); d.places != nil {
+			d.part = reconciler.Within(d.inForce.compiled.State, d.places)
+		} else {
+			d.part = d.inForce.network()
+		}
 		_, p, err := d.look(ctx, d.inForce)
 		if err == nil && !slices.ContainsFunc(p.Changes, onLinks) {
 			err = d.settle(ctx, p, heard)
-			d.part = nil
+			d.part, d.places = nil, nil
 			return err
 		}
-		d.part = nil
+		d.part, d.places = nil, nil
 	}
-	defer func() { d.whole = time.Now() }()
-	var p *resource.Plan
+	d.whole, d.litter = time.Time{}, true
+	if err := d.all(ctx, heard); err != nil {
+		return err
+	}
+	d.whole = time.Now()
+	return nil
+}
+
+// all looks at the whole node.
+func (d *Daemon) all(ctx context.Context, heard watch.Events) (err error) {
+	p := d.few(ctx, heard)
 	if c := d.candidate; c != nil {
 		o, plan, err := d.look(ctx, c)
 		if err != nil {
-			return err
-		}
-		if d.mayPass(c, plan, o) {
+			d.refuse(c, err)
+		} else if d.mayPass(c, plan, o) {
 			p = plan
 		}
 	}
@@ -62,7 +66,6 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		return nil
 	}
 	if p == nil {
-		var err error
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
 		}
@@ -70,72 +73,32 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return d.settle(ctx, p, heard)
 }
 
-// small reports whether it is enough to look at the network: nothing was heard of but routes and the like, which take nothing
-// else along, everything was as it should be before, and the time for a whole look hasn't come.
-func (d *Daemon) small(heard watch.Events) bool {
-	if d.candidate != nil || d.inForce == nil || !d.inForce.verified || len(d.backoff)+len(d.conflicts)+len(d.probed) > 0 ||
-		heard.Empty() || heard.Lost || time.Since(d.whole) >= d.Interval {
-		return false
-	}
-	for _, e := range heard.List {
-		switch e.Kind {
-		case route.Kind, rule.Kind, neigh.Kind, addr.Kind, sysctl.Kind:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// onLinks reports whether a change is of what takes others along.
-func onLinks(c resource.Change) bool { return c.ID.Kind == link.Kind || c.ID.Kind == netns.Kind }
-
-// network is the part of the state that a small look compares.
-func (v *version) network() resource.State {
-	if v.part == nil {
-		v.part = reconciler.Network(v.compiled.State)
-	}
-	return v.part
-}
-
-// look observes the node, or a part of it, and says what a version of it would change.
-func (d *Daemon) look(ctx context.Context, v *version) (*reconciler.Observed, *resource.Plan, error) {
-	if d.part != nil {
-		o, err := reconciler.ObserveNetwork(ctx, d.Host, d.part)
-		if err != nil {
-			return nil, nil, err
-		}
-		p, err := reconciler.Diff(d.part, o)
-		return o, p, err
-	}
-	desired := health.Overlay(v.compiled.State, d.verdicts)
-	o, err := reconciler.Observe(ctx, d.Host, desired)
-	if err != nil {
-		return nil, nil, err
-	}
-	p, err := reconciler.Diff(desired, o)
-	return o, p, err
-}
-
 // mayPass puts the candidate in force unless somebody has to allow it first, or foreign objects are in the way.
 func (d *Daemon) mayPass(c *version, p *resource.Plan, o *reconciler.Observed) bool {
-	allowed := reconciler.Allowed{Disruption: d.Allowed.Disruption || c.grant.Disruption, Delete: d.Allowed.Delete || c.grant.Delete}
 	c.summary = p.Summary()
-	err := reconciler.Refuse(p, o, allowed)
-	if back, errBack := guard.LastReverted(d.Host); err == nil && errBack == nil && back != nil && back.Digest == c.digest && !p.Empty() {
-		err = back // put in force again, it would cut the way to the operator again
+	err := reconciler.Refuse(p, o, d.Allowed)
+	if err == nil && !p.Empty() {
+		var back *guard.Reverted
+		if back, err = guard.LastReverted(d.Host); err == nil && back != nil && back.Digest == c.digest {
+			err = back // put in force again, it would cut the way to the operator again
+		}
 	}
 	if err != nil {
-		if c.refused == nil || c.refused.Error() != err.Error() {
-			d.Log.Warn("a change of the files waits; what was in force stays", "needs", needs(err), "err", err)
-		}
-		c.refused = err
+		d.refuse(c, err)
 		return false
 	}
 	c.refused = nil
 	d.candidate = nil
 	d.enforce(c)
 	return true
+}
+
+// refuse leaves what is in force as it is.
+func (d *Daemon) refuse(c *version, err error) {
+	if c.refused == nil || c.refused.Error() != err.Error() {
+		d.Log.Warn("a change of the files waits; what was in force stays", "needs", needs(err), "err", err)
+	}
+	c.refused = err
 }
 
 // enforce makes a version what the node is kept at; nil for nothing.
@@ -165,21 +128,24 @@ func needs(err error) []string {
 
 // settle carries out plans until nothing is left to do, but for what fails. What the last look finds is thereby verified.
 func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Events) error {
-	tried := map[resource.ID]int{}
-	changed := false
-	for checked := 0; ; {
+	tried, told := map[resource.ID]int{}, !heard.Empty()
+	changed, settled := false, false
+	for waited := 0; ; {
 		made, left, err := d.step(ctx, p, heard)
 		if err != nil {
 			return err
 		}
 		changed = changed || len(made) > 0
 		if !left {
-			if len(p.Changes) > 0 || !changed || d.inForce.verified || checked == attempts || d.afterwards(ctx) {
+			if len(p.Changes) > 0 || !changed || d.inForce.verified || settled || waited == attempts {
 				break
 			}
-			checked++
+			waited++
+			d.await(ctx)
 		}
+		settled = !left
 		heard = d.kernel.Take()
+		d.widen(heard)
 		if _, p, err = d.look(ctx, d.inForce); err != nil {
 			return err
 		}
@@ -187,17 +153,21 @@ func (d *Daemon) settle(ctx context.Context, p *resource.Plan, heard watch.Event
 			return err
 		}
 	}
-	if err := d.kernel.Look(ctx); err != nil {
+	if d.places != nil {
+		// None came or went.
+	} else if err := d.kernel.Look(ctx); err != nil {
 		d.Log.Error("some namespaces can't be listened to; a full look finds what happens there", "err", err)
 	}
-	d.noise(changed)
+	d.noise(changed, told)
+	d.changed = changed
 	defer d.Host.Forget() // the dumps of a thousand namespaces
 	if len(p.Changes) > 0 || len(p.Conflicts) > 0 {
 		return nil
 	}
 	d.inForce.verified = true
-	clear(d.probed)
-	return d.keep()
+	clear(d.expected)
+	d.tellError("the last good state can't be kept", d.keep())
+	return nil
 }
 
 // step carries out one plan, but for what has to rest. It returns what was changed, and whether it is worth looking again.
@@ -224,12 +194,13 @@ func (d *Daemon) step(ctx context.Context, p *resource.Plan, heard watch.Events)
 // dropTime is how long a kernel may take to drop what it drops after the fact.
 const dropTime = 300 * time.Millisecond
 
-// afterwards verifies once more in a way that waits for what some kernels drop after the fact. It reports whether all is well.
-// What somebody changes meanwhile isn't waited for.
-func (d *Daemon) afterwards(ctx context.Context) bool {
+// await gives a kernel time to drop what it drops after the fact.
+func (d *Daemon) await(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, dropTime)
 	defer cancel()
-	return reconciler.Verify(ctx, d.Host, health.Overlay(d.inForce.compiled.State, d.verdicts)) == nil
+	if err := reconciler.AwaitDrops(ctx, d.Host, d.inForce.compiled.State); err != nil {
+		d.Log.Debug("can't tell whether the kernel still drops proxy entries", "err", err)
+	}
 }
 
 // anything reports whether a plan changes more than what is to be skipped.
@@ -309,12 +280,15 @@ const (
 	noiseMost = time.Second
 )
 
-// noise counts cycles that found nothing to do.
-func (d *Daemon) noise(changed bool) {
-	d.idle++
+// noise counts cycles that were told of something and found nothing to do.
+func (d *Daemon) noise(changed, told bool) {
 	if changed {
 		d.idle = 0
 	}
+	if changed || !told {
+		return
+	}
+	d.idle++
 	if over := d.idle - noiseFree; over > 0 {
 		d.deaf = time.Now().Add(min(time.Millisecond<<min(over, 20), noiseMost))
 	}

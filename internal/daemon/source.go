@@ -1,15 +1,20 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/history"
 	"plumb.internal/plumb/reconciler"
+	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/schema"
 )
 
@@ -18,7 +23,7 @@ import (
 func (d *Daemon) evaluate(ctx context.Context) {
 	d.touched = false
 	sum, err := d.files.Sum()
-	if err == nil && d.read != nil && sum == *d.read {
+	if err == nil && d.read != nil && sum == *d.read && (d.held || d.saying != "") {
 		return
 	}
 	if err == nil && d.held && d.read == nil && d.recallHeld(sum) {
@@ -26,6 +31,7 @@ func (d *Daemon) evaluate(ctx context.Context) {
 		return
 	}
 	began := time.Now()
+	after, _ := history.Newest(d.StateDir, d.Node) // an error shows when somebody else's revision is looked for
 	var c *version
 	if err == nil {
 		c, err = d.load(ctx)
@@ -33,49 +39,62 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	if again, sumErr := d.files.Sum(); sumErr == nil && again != sum {
-		d.touched = true // written to meanwhile: half of them may be old. Another event comes
+	if !d.files.Still(sum) {
+		d.touched = true // half of what was read may be old
 		return
 	}
 	d.read = &sum
 	d.metrics.compiled(time.Since(began), err)
 	d.sourceIs(err)
 	if err != nil {
-		d.candidate = nil
+		d.candidate, d.saying = nil, ""
 		return
 	}
 	d.forgetHeld()
 	d.backoff = backoff{}
-	d.candidate = c
+	c.after = after
+	d.candidate, d.saying = c, c.digest
 	d.Log.Info("files read", "digest", c.digest[:12], "objects", len(c.compiled.State), "took", time.Since(began))
 }
 
-// load evaluates and compiles the files.
+// load evaluates and compiles the files: in this process where that is safe, and nothing is wrong with them, else with the
+// help of a guarded child, which also knows the places of mistakes.
 func (d *Daemon) load(ctx context.Context) (*version, error) {
+	machine := sync.OnceValues(func() (*features.Set, error) { return d.Features(ctx) })
+	go machine() // it may have to wait for the kernel's lock of all links
+	defer machine()
+	if cfg := d.literals.Load(d.Dir, d.Tags); cfg != nil {
+		if v, err := d.compile(cfg, "files", machine); err == nil {
+			return v, nil
+		}
+	}
 	src, err := compiler.Load(ctx, d.Dir, d.Tags)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	v, err := d.compile(ctx, src.Config, "files")
+	v, err := d.compile(src.Config, "files", machine)
 	if err != nil {
 		return nil, src.Locate(err)
 	}
 	return v, nil
 }
 
-func (d *Daemon) compile(ctx context.Context, cfg *schema.Config, from string) (*version, error) {
-	set, err := d.Features(ctx)
-	if err != nil {
-		return nil, err
+func (d *Daemon) compile(cfg *schema.Config, from string, machine func() (*features.Set, error)) (*version, error) {
+	v := &version{config: cfg, nodes: cfg.Nodes, from: from, since: time.Now().UTC()}
+	var digest errgroup.Group
+	digest.Go(func() (err error) {
+		v.digest, err = history.Digest(cfg)
+		return err
+	})
+	set, err := machine()
+	if err == nil {
+		v.machine, err = reconciler.DigestFeatures(set, cfg.Nodes[d.Node].Uplinks)
 	}
-	c, err := compiler.Compile(cfg, d.Node, set)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		v.compiled, err = compiler.Compile(cfg, d.Node, set)
 	}
-	v := &version{config: cfg, nodes: cfg.Nodes, compiled: c, from: from, since: time.Now().UTC()}
-	v.digest, err = history.Digest(cfg)
-	return v, err
+	return v, cmp.Or(err, digest.Wait())
 }
 
 // sourceIs notes whether the files can be used.
@@ -96,6 +115,38 @@ func (d *Daemon) sourceIs(err error) {
 	}
 }
 
+// reconsider compiles anew what is in force where the machine has changed: "auto" may mean something else on it now.
+func (d *Daemon) reconsider(ctx context.Context) {
+	v := d.inForce
+	if v == nil {
+		return
+	}
+	now, err := d.machine(ctx, v.nodes)
+	if err == nil && now == v.machine {
+		return
+	}
+	if err == nil && v.from == "files" && !d.held {
+		d.read = nil // they are evaluated again
+		return
+	}
+	var again *version
+	if err == nil {
+		again, err = d.lastGood(ctx)
+	}
+	if d.tellError("what the machine can do isn't known", err); err == nil && again != nil {
+		d.enforce(again)
+	}
+}
+
+// machine is the digest of what the machine can do.
+func (d *Daemon) machine(ctx context.Context, nodes map[string]schema.Node) (string, error) {
+	set, err := d.Features(ctx)
+	if err != nil {
+		return "", err
+	}
+	return reconciler.DigestFeatures(set, nodes[d.Node].Uplinks)
+}
+
 // lastGood is the newest revision; nil where there is none.
 func (d *Daemon) lastGood(ctx context.Context) (*version, error) {
 	r, err := history.Last(d.StateDir, d.Node)
@@ -105,7 +156,7 @@ func (d *Daemon) lastGood(ctx context.Context) (*version, error) {
 	if err != nil {
 		d.Log.Error("a revision can't be read", "err", err)
 	}
-	v, err := d.compile(ctx, r.Config, fmt.Sprintf("revision %d", r.Revision))
+	v, err := d.compile(r.Config, fmt.Sprintf("revision %d", r.Revision), func() (*features.Set, error) { return d.Features(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("compile revision %d, the last good one: %w", r.Revision, err)
 	}
@@ -140,10 +191,17 @@ func (d *Daemon) follow(ctx context.Context) error {
 			return errors.Join(err, fmt.Errorf("take over revision %d", n))
 		}
 		d.enforce(v)
-		d.candidate = nil
 		d.backoff = backoff{}
-		d.hold()
-		d.Log.Warn("something other than the files was applied; it stays until they change", "revision", n)
+		switch {
+		case r.Digest == d.saying: // the files again, after something else
+			v.from = "files"
+			d.forgetHeld()
+		case d.candidate != nil && d.candidate.after >= n: // the files changed after that
+		default:
+			d.candidate = nil
+			d.hold()
+			d.Log.Warn("something other than the files was applied; it stays until they change", "revision", n)
+		}
 	}
 	return nil
 }
@@ -154,29 +212,32 @@ func (d *Daemon) keep() error {
 	if v.revision != 0 || v.config == nil {
 		return nil
 	}
-	last, err := history.Last(d.StateDir, d.Node)
-	if err != nil && last == nil {
-		d.Log.Error("no revision can be read", "err", err)
+	if d.last == nil || d.last.Revision != d.revision {
+		if err := d.recall(); err != nil && d.last == nil {
+			d.Log.Error("no revision can be read", "err", err)
+		}
 	}
 	r, err := history.New(v.config, d.Dir, v.summary)
 	if err != nil {
 		return err
 	}
-	if r.Adds(last) {
+	if r.Adds(d.last) {
 		d.Host.Wrote("write a revision")
 		if err := history.Write(d.StateDir, d.Node, r); err != nil {
 			return err
 		}
 		d.Log.Info("kept as the last good state", "revision", r.Revision, "commit", r.Commit)
-	} else {
-		r.Revision = last.Revision
+		r.Config, d.last = nil, r
 	}
-	v.revision, v.config, d.revision = r.Revision, nil, r.Revision
+	v.revision, v.config, d.revision = d.last.Revision, nil, d.last.Revision
 	return nil
 }
 
-// allowed lets this version be put in force whatever of this it does.
-func (v *version) allowed(a reconciler.Allowed) {
-	v.grant.Disruption = v.grant.Disruption || a.Disruption
-	v.grant.Delete = v.grant.Delete || a.Delete
+// recall reads the newest revision that can be read.
+func (d *Daemon) recall() error {
+	r, err := history.Last(d.StateDir, d.Node)
+	if d.last = r; r != nil {
+		r.Config = nil // it is large
+	}
+	return err
 }

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +48,12 @@ func (d *Daemon) publish(began time.Time) {
 		for _, f := range d.unanswered {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("no backend of %s answers its probes: all are used", f))
 		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(d.errors)) {
+		s.Warnings = append(s.Warnings, what+": "+d.errors[what])
+	}
+	if err := d.files.Trouble(); err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
 	}
 	if v := d.candidate; v != nil && v.refused != nil {
 		s.Pending = &api.Pending{Needs: needs(v.refused), Reason: v.refused.Error(), Since: v.since, Summary: v.summary}

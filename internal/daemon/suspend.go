@@ -82,14 +82,19 @@ const heldFile = "held"
 
 func (d *Daemon) heldPath() string { return filepath.Join(d.StateDir, d.Node, heldFile) }
 
-// hold leaves the files alone as they are now.
+// hold leaves the files alone as they were read, or are now.
 func (d *Daemon) hold() {
 	d.held = true
-	sum, err := d.files.Sum()
+	var err error
+	if d.read == nil {
+		var sum watch.Sum
+		if sum, err = d.files.Sum(); err == nil {
+			d.read = &sum
+		}
+	}
 	if err == nil {
-		d.read = &sum
 		d.Host.Wrote("write %s", d.heldPath())
-		err = d.Host.WriteFile(d.heldPath(), []byte(hex.EncodeToString(sum[:])))
+		err = d.Host.WriteFile(d.heldPath(), []byte(hex.EncodeToString(d.read[:])))
 	}
 	if err != nil {
 		d.Log.Error("can't keep which files to leave alone", "err", err)

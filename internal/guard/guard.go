@@ -2,11 +2,12 @@
 // operator is gone.
 //
 //	guard.go     what is written down of an apply that may be taken back, and its phases
-//	process.go   processes by number and start
+//	process.go   processes by number and start, and the clock that nobody can set
 //	start.go     the side of the apply: starting the guardian, and waiting for the outcome
 //	guardian.go  the guardian, a process of its own
 //	watch.go     what the guardian looks at while it waits
 //	lifeline.go  the ways to the operator
+//	session.go   the SSH session of whoever applies
 //	resolve.go   ends: confirming, taking back, what the next run finds
 //	reverted.go  a note of what was taken back, for who would put it in force again
 //
@@ -14,6 +15,7 @@
 //
 //	pending.json  how to go on, written once
 //	before.json   the state to come back to (reconciler.Record), written once
+//	ballast      room for what going back has to write, should the file system be full by then
 //	applying, waiting, confirmed, reverting
 //	              one of these, which is the phase; it is renamed from one to the next, so that of two who want to go on in
 //	              different ways one comes too late
@@ -21,8 +23,9 @@
 // The guardian runs before the first change and holds the way back in its memory. It is the only one that leaves phase
 // applying, and "plumb confirm" the only one that enters phase confirmed. It takes the apply back when time runs out, when
 // the apply ends before everything is verified, when a check fails that held, or when the operator's session or a default
-// gateway that answered doesn't any more. If the guardian dies, the apply takes itself back; if both do, the next run does
-// that first. To take back is reconciler.Back in each case.
+// gateway that answered doesn't any more; while changes are being made those may be cut for a moment, see momentary. If the
+// guardian dies, the apply takes itself back; if both do, the next run does that first. One that is stopped, or stuck, counts
+// as dead some time after its deadline, and is killed. To take back is reconciler.Back in each case.
 package guard
 
 import (
@@ -72,18 +75,31 @@ var phases = []Phase{Applying, Waiting, Confirmed, Reverting}
 
 // State is a phase with what changes meanwhile.
 type State struct {
-	Phase    Phase     `json:"-"`
-	Guardian Process   `json:"guardian"`
-	Deadline time.Time `json:"deadline"`
-	Why      string    `json:"why,omitempty"` // it is taken back
+	Phase    Phase         `json:"-"`
+	Guardian Process       `json:"guardian"`
+	Deadline time.Duration `json:"deadline"`      // since boot
+	Why      string        `json:"why,omitempty"` // it is taken back
 }
+
+// overdue is how long after its deadline a guardian has to be heard of.
+var overdue = 30 * time.Second
+
+// toRevert is how long a guardian may take to go back; then the apply goes on with it.
+var toRevert = 5 * time.Minute
+
+// guarded reports whether a guardian sees to it that the phase ends.
+func (s *State) guarded() bool { return s.Guardian.Alive() && boottime() < s.Deadline+overdue }
 
 // Names in the run folder.
 const (
 	folder      = "confirm"
 	pendingFile = "pending.json"
 	beforeFile  = "before.json"
+	ballastFile = "ballast"
 )
+
+// ballast is the size of that file in bytes: some 250 records of namespaces and settings.
+const ballast = 1 << 20
 
 func path(h *host.Host, name string) string { return h.Path(folder, name) }
 
@@ -156,11 +172,9 @@ var errLate = errors.New("it went on meanwhile")
 // move goes from one phase to another, with what is to be known then; the error is errLate where the phase is another one.
 func move(h *host.Host, from, to Phase, s State) error {
 	// What is to be known goes into a file of its own first: written to the old name, it could come after somebody has
-	// renamed that.
+	// renamed that. It matters less than the phase does: on a full file system what was known before has to do.
 	next := "." + string(to)
-	if err := write(h, next, s); err != nil {
-		return err
-	}
+	known := write(h, next, s) == nil
 	h.Wrote("go from phase %s to %s", from, to)
 	if err := os.Rename(path(h, string(from)), path(h, string(to))); err != nil {
 		_ = os.Remove(path(h, next))
@@ -168,6 +182,9 @@ func move(h *host.Host, from, to Phase, s State) error {
 			return errLate
 		}
 		return fmt.Errorf("go from phase %s to %s: %w", from, to, err)
+	}
+	if !known {
+		return nil
 	}
 	h.Wrote("write %s", path(h, string(to)))
 	if err := os.Rename(path(h, next), path(h, string(to))); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -178,7 +195,7 @@ func move(h *host.Host, from, to Phase, s State) error {
 
 // remove takes the folder away. Without pending.json there is nothing to take back, so that goes first, and the phase last.
 func remove(h *host.Host) error {
-	names := []string{pendingFile, beforeFile}
+	names := []string{pendingFile, beforeFile, ballastFile}
 	files, err := os.ReadDir(h.Path(folder))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

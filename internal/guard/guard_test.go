@@ -13,23 +13,29 @@ import (
 	"plumb.internal/plumb/reconciler"
 )
 
-// TestCut cuts the way to the operator in every way that an apply can. Each time it is back long before the time is over.
+// TestCut cuts the way to the operator in every way that an apply can. Each time it is back long before the time is over, and
+// the operator's session goes on where it was.
 func TestCut(t *testing.T) {
 	for name, want := range map[string]string{
 		"default route": "can't be reached any more", // the peer or the gateway, whichever is asked first
 		"address":       "the session's own address " + here4 + " is gone",
 		"namespace":     "can't be reached any more",
-		"sysctl":        "peer of this session, " + gateway6,
+		"disable_ipv6":  "peer of this session, " + gateway6,
+		"rp_filter":     "can't be reached any more",
 		"link down":     "can't be reached any more",
 		"program":       "peer of this session, 10.0.0.10",
+		"check":         "check hears (node " + kindtest.Node + " -> address " + gateway6 + ") doesn't hold any more",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t, name)
 			before := l.snapshot(t)
-			code, said := l.run(t, time.Hour)
+			goesOn := l.talk(t)
+			code, said := l.run(t, long)
 			if code != exitReverted || !strings.Contains(said, want) {
 				t.Errorf("exit code %d, and it says %q, want %q", code, said, want)
 			}
+			goesOn()
 			l.same(t, before, "taken back")
 			h := kindtest.Open(t, l.o)
 			if r, err := LastReverted(h); err != nil || r == nil || !strings.Contains(r.Why, want) {

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/reconciler"
 	"plumb.internal/plumb/reconciler/resource"
@@ -56,9 +56,9 @@ const (
 
 // message is one line between the guardian and the apply.
 type message struct {
-	Say      string    `json:"say"`
-	Why      string    `json:"why,omitempty"`
-	Deadline time.Time `json:"deadline,omitzero"`
+	Say      string        `json:"say"`
+	Why      string        `json:"why,omitempty"`
+	Deadline time.Duration `json:"deadline,omitzero"` // since boot
 }
 
 // process is the guardian at work.
@@ -67,7 +67,7 @@ type process struct {
 	pending  *Pending
 	before   resource.State
 	self     Process
-	deadline time.Time
+	deadline time.Duration // since boot
 	out      *json.Encoder
 	asked    chan message // by the apply; closed when that has ended
 }
@@ -108,7 +108,7 @@ func newProcess(runDir string) (*process, error) {
 	if g.self, err = self(); err != nil {
 		return nil, err
 	}
-	g.deadline = time.Now().Add(g.pending.Within)
+	g.deadline = boottime() + g.pending.Within
 	return g, write(g.h, string(Applying), g.state(""))
 }
 
@@ -128,11 +128,12 @@ func (g *process) state(why string) State {
 // listen passes on what the apply asks for, until that ends.
 func (g *process) listen(r io.Reader) {
 	defer close(g.asked)
-	for lines := bufio.NewScanner(r); lines.Scan(); {
+	for words := json.NewDecoder(r); ; {
 		var m message
-		if json.Unmarshal(lines.Bytes(), &m) == nil {
-			g.asked <- m
+		if words.Decode(&m) != nil {
+			return
 		}
+		g.asked <- m
 	}
 }
 
@@ -141,22 +142,10 @@ func (g *process) say(say, why string) { _ = g.out.Encode(message{say, why, g.de
 // run guards.
 func (g *process) run(ctx context.Context) error {
 	g.say(sayReady, "")
-	timer := time.NewTimer(time.Until(g.deadline))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return g.revert(Applying, "the guardian was told to end")
-	case <-timer.C:
-		return g.revert(Applying, fmt.Sprintf("the changes took longer than %s", g.pending.Within))
-	case m, ok := <-g.asked:
-		switch {
-		case !ok:
-			return g.revert(Applying, "the apply ended before it was done")
-		case m.Say != askWait:
-			return g.revert(Applying, m.Why)
-		}
+	if why := g.applying(ctx); why != "" {
+		return g.revert(Applying, why)
 	}
-	g.deadline = time.Now().Add(g.pending.Within)
+	g.deadline = boottime() + g.pending.Within
 	if err := move(g.h, Applying, Waiting, g.state("")); err != nil {
 		return errors.Join(err, g.revert(Applying, err.Error()))
 	}
@@ -164,25 +153,66 @@ func (g *process) run(ctx context.Context) error {
 	return g.wait(ctx)
 }
 
-// confirmEvery is how often the guardian looks for a confirmation.
-const confirmEvery = 50 * time.Millisecond
+// lookEvery is how often the guardian looks at the clock and for a confirmation.
+const lookEvery = 50 * time.Millisecond
+
+// momentary is how long changes may cut the way to the operator while they are being made: what is made anew is gone for a
+// moment. The checks are about what comes of the changes, and are made afterwards.
+var momentary = 10 * time.Second
+
+// applying waits until everything is verified, or returns why to take the apply back.
+func (g *process) applying(ctx context.Context) (why string) {
+	lost, stop := g.watch(ctx, nil, momentary)
+	defer stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return toldToEnd
+		case why := <-lost:
+			return why
+		case m, ok := <-g.asked:
+			switch {
+			case !ok:
+				return "the apply ended before it was done"
+			case m.Say != askWait:
+				return m.Why
+			}
+			return ""
+		case <-tick.C:
+			if boottime() > g.deadline {
+				return fmt.Sprintf("the changes took longer than %s", g.pending.Within)
+			}
+		}
+	}
+}
+
+const toldToEnd = "the guardian was told to end"
+
+// watch looks at what must be there until it is stopped; see the function watch.
+func (g *process) watch(ctx context.Context, all []compiler.Check, atLeast time.Duration) (lost <-chan string, stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	found := make(chan string, 1)
+	go func() {
+		if why := watch(ctx, g.h.Options, all, g.pending.Lifelines, atLeast); why != "" {
+			found <- why
+		}
+	}()
+	return found, stop
+}
 
 // wait waits for a confirmation. The apply isn't needed any more, but may ask for the end.
 func (g *process) wait(ctx context.Context) error {
-	watching, stop := context.WithCancel(ctx)
+	lost, stop := g.watch(ctx, g.pending.Checks, 0)
 	defer stop()
-	lost := make(chan string, 1)
-	go func() { lost <- watch(watching, g.h.Options, g.pending.Checks, g.pending.Lifelines) }()
-	timer, tick := time.NewTimer(time.Until(g.deadline)), time.NewTicker(confirmEvery)
-	defer timer.Stop()
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	asked := g.asked
 	for {
 		select {
 		case <-ctx.Done():
-			return g.revert(Waiting, "the guardian was told to end")
-		case <-timer.C:
-			return g.revert(Waiting, fmt.Sprintf("nobody confirmed within %s", g.pending.Within))
+			return g.revert(Waiting, toldToEnd)
 		case why := <-lost:
 			return g.revert(Waiting, why)
 		case m, ok := <-asked:
@@ -195,18 +225,21 @@ func (g *process) wait(ctx context.Context) error {
 				g.confirmed()
 				return nil
 			}
+			if boottime() > g.deadline {
+				return g.revert(Waiting, fmt.Sprintf("nobody confirmed within %s", g.pending.Within))
+			}
 		}
 	}
 }
 
 // confirmed waits until whoever confirmed is done; should that be killed, the next run goes on.
 func (g *process) confirmed() {
-	timer, tick := time.NewTimer(10*time.Second), time.NewTicker(confirmEvery)
+	timer, tick := time.NewTimer(10*time.Second), time.NewTicker(lookEvery)
 	defer timer.Stop()
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(g.h.Path(folder)); errors.Is(err, os.ErrNotExist) {
-			break
+		if _, err := os.Stat(path(g.h, string(Confirmed))); errors.Is(err, os.ErrNotExist) {
+			break // the folder may be there again, for another apply
 		}
 		select {
 		case <-timer.C:
@@ -221,6 +254,7 @@ func (g *process) confirmed() {
 // revert takes the apply back, unless somebody confirmed just now.
 func (g *process) revert(from Phase, why string) error {
 	why = strings.TrimSpace(why)
+	g.deadline = boottime() // whoever finds it stuck a while later ends it
 	switch err := move(g.h, from, Reverting, g.state(why)); {
 	case errors.Is(err, errLate) && from == Waiting:
 		if s, _ := look(g.h); s == nil || s.Phase == Confirmed {
@@ -252,7 +286,7 @@ func (g *process) revert(from Phase, why string) error {
 }
 
 // patience is how long an apply has to end when it is taken back; then it is killed.
-const patience = 5 * time.Second
+var patience = 5 * time.Second
 
 // lock waits for the node's lock. The apply that holds it is told to let go, and made to if it doesn't.
 func (g *process) lock() (unlock func(), err error) {
@@ -264,7 +298,7 @@ func (g *process) lock() (unlock func(), err error) {
 		if !errors.As(err, &locked) {
 			return unlock, err
 		}
-		if time.Since(began) > patience && g.pending.Apply.Alive() {
+		if time.Since(began) > patience && (locked.PID == 0 || locked.PID == g.pending.Apply.PID) {
 			if err := g.pending.Apply.kill(); err != nil {
 				return nil, fmt.Errorf("kill the apply, process %d: %w", g.pending.Apply.PID, err)
 			}

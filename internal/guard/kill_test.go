@@ -13,9 +13,6 @@ import (
 // every is the distance between the writes that a test stops before.
 func every(t *testing.T, n int) int {
 	t.Helper()
-	if testing.Short() {
-		n = max(n, 25)
-	}
 	if env := os.Getenv("PLUMB_TEST_EVERY"); env != "" {
 		var err error
 		if n, err = strconv.Atoi(env); err != nil || n < 1 {
@@ -25,16 +22,27 @@ func every(t *testing.T, n int) int {
 	return n
 }
 
-// kills are the changes that are killed at every write: a small one, which takes everything away, and one with programs.
-var kills = map[string]int{"namespace": 1, "harmless": 1, "programs": 11}
+// kills are the changes that are killed at every write, or at one in several where there are many: all that cut the way to the
+// operator, and a harmless one.
+func kills() map[string]int {
+	if testing.Short() {
+		return map[string]int{"namespace": 25, "program": 25}
+	}
+	return map[string]int{"default route": 1, "address": 1, "namespace": 1, "disable_ipv6": 1, "rp_filter": 1, "check": 1, "link down": 1,
+		"harmless": 1, "program": 11}
+}
 
 // patient is long enough for the changes, and what a test of kills waits for where nobody is killed.
 const patient = 2 * time.Second
 
+// long is what nobody waits for, unless something is wrong.
+const long = 3 * time.Minute
+
 // TestKillApply kills the apply before single writes: the guardian takes it back, or before there is one, the next run.
 func TestKillApply(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t, name)
 			before := l.snapshot(t)
 			step := every(t, step)
@@ -60,14 +68,15 @@ func TestKillApply(t *testing.T) {
 
 // TestKillGuardian kills the guardian before single writes of the apply, which takes itself back.
 func TestKillGuardian(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t, name)
 			before := l.snapshot(t)
 			step := every(t, step)
 			for n := 1; ; n += step {
 				code, said := l.run(t, patient, "PLUMB_TEST_KILL=guardian", "PLUMB_TEST_AT="+strconv.Itoa(n))
-				if code != exitReverted && !(code == exitFailed && strings.Contains(said, "start the guardian")) {
+				if code != exitReverted && (code != exitFailed || !strings.Contains(said, "start the guardian")) {
 					t.Fatalf("guardian killed at write %d of the apply: exit code %d: %s", n, code, said)
 				}
 				l.same(t, before, fmt.Sprintf("guardian killed at write %d of the apply", n))
@@ -90,22 +99,48 @@ func TestKillGuardian(t *testing.T) {
 	}
 }
 
+// TestKillBoth kills the guardian and the apply before single writes of the apply: the next run takes it back.
+func TestKillBoth(t *testing.T) {
+	for name, step := range kills() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, name)
+			before := l.snapshot(t)
+			step := every(t, step)
+			for n := 1; ; n += step {
+				code, said := l.run(t, patient, "PLUMB_TEST_KILL=both", "PLUMB_TEST_AT="+strconv.Itoa(n))
+				l.settled(t) // it may have been about to start
+				found := l.resolve(t)
+				l.same(t, before, fmt.Sprintf("both killed at write %d", n))
+				if code >= 0 {
+					t.Logf("killed before %d writes, one in %d", n/step, step)
+					break
+				}
+				if found != "" && !strings.Contains(found, "was taken back first") || n > 1000 {
+					t.Fatalf("both killed at write %d: the next run says %q; %s", n, found, said)
+				}
+			}
+		})
+	}
+}
+
 // TestKillBack kills the guardian before single writes while it takes back: the apply goes on with it, or where that is dead
 // too, the next run.
 func TestKillBack(t *testing.T) {
-	for name, step := range kills {
+	for name, step := range kills() {
 		for _, dead := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, apply dead %t", name, dead), func(t *testing.T) {
+				t.Parallel()
 				l := newLab(t, name)
 				before := l.snapshot(t)
-				step := every(t, max(2, step))
-				for n := 2; ; n += step {
-					env := []string{"PLUMB_TEST_GUARDIAN_AT=" + strconv.Itoa(n)}
-					if dead {
-						// It dies at its last write; a world that cuts the way has the guardian act.
-						env = append(env, "PLUMB_TEST_AT="+strconv.Itoa(lastWrite(t, l)))
-					}
-					code, said := l.run(t, time.Second, env...)
+				step := every(t, max(3, step))
+				last := ""
+				if dead { // it dies at its last write; a world that cuts the way has the guardian act
+					last = strconv.Itoa(lastWrite(t, l))
+				}
+				first := 2 + len(name)%step // with other writes in other worlds
+				for n := first; ; n += step {
+					code, said := l.run(t, time.Second, "PLUMB_TEST_GUARDIAN_AT="+strconv.Itoa(n), "PLUMB_TEST_AT="+last)
 					l.settled(t)
 					found := l.resolve(t)
 					l.same(t, before, fmt.Sprintf("guardian killed at its write %d", n))
@@ -115,7 +150,7 @@ func TestKillBack(t *testing.T) {
 					}
 					// On a busy machine the changes may have taken too long: then there was less to take back.
 					if !died && !strings.Contains(said, "took longer") {
-						t.Logf("killed before %d writes, one in %d", (n-2)/step, step)
+						t.Logf("killed before %d writes, one in %d", (n-first)/step, step)
 						break
 					}
 					if n > 1000 {
@@ -130,17 +165,11 @@ func TestKillBack(t *testing.T) {
 // lastWrite is the number of the apply's last write, which it does when everything is verified.
 func lastWrite(t *testing.T, l *lab) int {
 	t.Helper()
-	if n, ok := lastWrites[l.name]; ok {
-		return n
-	}
 	code, said := l.run(t, time.Second)
 	m := regexp.MustCompile(`(?m)^([0-9]+) writes$`).FindStringSubmatch(said)
 	if code != exitReverted || m == nil {
 		t.Fatalf("exit code %d: %s", code, said)
 	}
 	n, _ := strconv.Atoi(m[1])
-	lastWrites[l.name] = n
 	return n
 }
-
-var lastWrites = map[string]int{}

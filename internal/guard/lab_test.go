@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,20 +39,11 @@ type lab struct {
 func newLab(t *testing.T, name string) *lab {
 	t.Helper()
 	l := &lab{o: kindtest.Options(t), name: name, state: t.TempDir()}
-	known := filepath.Join(t.TempDir(), "features.json")
-	set, err := features.Probe(t.Context())
-	if err != nil {
+	if err := probed(); err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(known, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PLUMB_TEST_FEATURES", known)
 	l.world = worlds(name)
+	var err error
 	if l.root, err = os.Open(l.o.RootNS); err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +66,22 @@ func newLab(t *testing.T, name string) *lab {
 	})
 	return l
 }
+
+// probed finds out what the kernel can do, once for all tests and what they start.
+var probed = sync.OnceValue(func() error {
+	set, err := features.Probe(context.Background())
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(set)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(os.Getenv(known), data, 0o600)
+})
+
+// known names the file of what the kernel can do.
+const known = "PLUMB_TEST_FEATURES"
 
 // snapshot is everything of the node that an apply can change: plumb's objects, and what ip shows of the root namespace.
 func (l *lab) snapshot(t *testing.T) string {
@@ -174,7 +182,13 @@ func (l *lab) run(t *testing.T, within time.Duration, env ...string) (code int, 
 // settled waits until no guardian is at work any more, or about to be.
 func (l *lab) settled(t *testing.T) {
 	t.Helper()
+	h := kindtest.Open(t, l.o)
+	defer h.Close()
 	until(t, "the guardian is done", func() bool {
+		// One that is being killed loses its name before it is dead.
+		if s, err := look(h); err != nil || s != nil && s.Guardian.Alive() {
+			return false
+		}
 		all, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		if err != nil {
 			t.Fatal(err)
@@ -198,7 +212,7 @@ func until(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// resolve is what the next run begins with.
+// resolve is what the next run begins with, though somebody stops it at once.
 func (l *lab) resolve(t *testing.T) string {
 	t.Helper()
 	h := kindtest.Open(t, l.o)
@@ -208,7 +222,9 @@ func (l *lab) resolve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer unlock()
-	said, err := Resolve(t.Context(), h)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	said, err := Resolve(ctx, h)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/host"
-	"plumb.internal/plumb/internal/netns"
 	"plumb.internal/plumb/internal/probe"
 )
 
@@ -21,6 +18,9 @@ type Lifeline struct {
 	Name   string     `json:"name"`   // "the default gateway 192.0.2.1"
 	Remote netip.Addr `json:"remote"` // who must answer
 	Local  netip.Addr `json:"local"`  // an address that must be there; zero for any
+	// The ports of the session's connection; zero for none.
+	RemotePort uint16 `json:"remote_port,omitempty"`
+	LocalPort  uint16 `json:"local_port,omitempty"`
 	// Gateway says that there must be a default route over Remote, on this device.
 	Gateway bool   `json:"gateway"`
 	Dev     string `json:"dev"`
@@ -37,13 +37,16 @@ func Lifelines(ctx context.Context, h *host.Host) ([]Lifeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l, ok := session(); ok {
-		all = append(all, l)
-	}
 	var there []Lifeline
 	for _, l := range all {
 		if l.find(ctx, h) {
 			there = append(there, l)
+		}
+	}
+	for _, l := range alive(h, sessions()) {
+		if l.find(ctx, h) {
+			there = append(there, l)
+			break
 		}
 	}
 	return there, ctx.Err()
@@ -96,41 +99,6 @@ func defaults(h *host.Host) (gws []netip.Addr, devs []string, err error) {
 	return gws, devs, nil
 }
 
-// session finds out who is at the other end of the SSH connection that this process was started over. sudo drops the
-// variable, so the processes above are asked too.
-func session() (Lifeline, bool) {
-	if l, ok := parseSession(os.Getenv("SSH_CONNECTION")); ok {
-		return l, true
-	}
-	for pid := os.Getppid(); pid > 1; pid = netns.Parent(pid) {
-		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err != nil {
-			continue
-		}
-		for v := range strings.SplitSeq(string(env), "\x00") {
-			if value, ok := strings.CutPrefix(v, "SSH_CONNECTION="); ok {
-				return parseSession(value)
-			}
-		}
-	}
-	return Lifeline{}, false
-}
-
-// parseSession reads "192.0.2.7 50022 192.0.2.1 22": the peer, and this end.
-func parseSession(value string) (Lifeline, bool) {
-	w := strings.Fields(value)
-	if len(w) != 4 {
-		return Lifeline{}, false
-	}
-	peer, errPeer := netip.ParseAddr(w[0])
-	here, errHere := netip.ParseAddr(w[2])
-	if errPeer != nil || errHere != nil || peer.IsLoopback() {
-		return Lifeline{}, false
-	}
-	return Lifeline{Name: "the peer of this session, " + peer.String(), Remote: peer.Unmap().WithZone(""), Local: here.Unmap().WithZone(""),
-		Dev: peer.Zone()}, true
-}
-
 // lost says why nobody gets through any more; nil where somebody does.
 func (l Lifeline) lost(ctx context.Context, h *host.Host) error {
 	ns, err := h.NS("")
@@ -172,13 +140,17 @@ func (l Lifeline) lost(ctx context.Context, h *host.Host) error {
 const (
 	byEcho      = "echo"
 	byTCP       = "tcp"       // a connection, or the refusal of one
-	byNeighbour = "neighbour" // to who has the address: a firewall may let nothing else through
+	byNeighbour = "neighbour" // to who has the address
+	bySession   = "session"   // to what is sent over the session itself: a firewall may let nothing else through
 )
 
 // find finds out how the other end answers now.
 func (l *Lifeline) find(ctx context.Context, h *host.Host) bool {
-	for _, by := range []string{byEcho, byTCP, byNeighbour} {
+	for _, by := range []string{byEcho, byTCP, byNeighbour, bySession} {
 		l.By = by
+		if by == bySession && !l.open(h) {
+			break
+		}
 		if l.lost(ctx, h) == nil {
 			return true
 		}
@@ -196,6 +168,14 @@ func (l Lifeline) silent(ctx context.Context, ns *host.NS) error {
 			return errors.New("nobody answers to who has this address")
 		}
 		return nil
+	}
+	if l.By == bySession {
+		// Somebody may have closed it: then it says nothing any more.
+		_, deaf, err := l.connection(ns)
+		if err == nil && deaf >= unheard {
+			err = fmt.Errorf("nothing that was sent in this session arrives, after %d attempts", deaf)
+		}
+		return err
 	}
 	if l.Remote.IsLinkLocalUnicast() {
 		return errors.New("it takes a device to reach this address")

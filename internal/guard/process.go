@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,18 +52,18 @@ func (p Process) Alive() bool {
 
 // kill ends the process, and no other one.
 func (p Process) kill() error {
+	if !p.Alive() {
+		return nil
+	}
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ENOSYS) { // before Linux 5.3
-		if !p.Alive() {
-			return nil
-		}
 		return ignoreGone(unix.Kill(p.PID, unix.SIGKILL))
 	}
 	if err != nil {
 		return ignoreGone(err)
 	}
 	defer unix.Close(fd)
-	if !p.Alive() { // looked at after it is held
+	if !p.Alive() { // looked at again, now that it is held
 		return nil
 	}
 	return ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
@@ -74,3 +75,15 @@ func ignoreGone(err error) error {
 	}
 	return err
 }
+
+// boottime is the time since boot. Nobody can set it, and it goes on while the machine sleeps.
+func boottime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // every Linux has this clock
+	}
+	return time.Duration(t.Nano())
+}
+
+// wall is a time since boot by the clock on the wall, as that is set at present.
+func wall(since time.Duration) time.Time { return time.Now().Add(since - boottime()) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"plumb.internal/plumb/internal/history"
@@ -24,7 +26,7 @@ func (e *PendingError) Error() string {
 		return fmt.Sprintf("an apply is being taken back at this moment (%s): wait for process %d", e.State.Why, e.State.Guardian.PID)
 	}
 	return fmt.Sprintf("an apply waits to be confirmed until %s: plumb confirm keeps it, else wait until it is taken back",
-		e.State.Deadline.Local().Format(time.TimeOnly))
+		wall(e.State.Deadline).Local().Format(time.TimeOnly))
 }
 
 // Confirm keeps an apply that waits for it: what was kept for the way back goes, and its configuration is the last good one.
@@ -40,7 +42,9 @@ func Confirm(ctx context.Context, h *host.Host) error {
 		return fmt.Errorf("%w yet: the apply isn't done", ErrNothing)
 	case s.Phase == Applying:
 		return fmt.Errorf("%w: the apply was cut off, and the next one takes it back first", ErrNothing)
-	case s.Phase == Waiting && !s.Guardian.Alive() && time.Now().After(s.Deadline):
+	case s.Phase == Waiting && boottime() > s.Deadline && s.guarded():
+		return fmt.Errorf("%w: the time is over, and it is being taken back", ErrNothing)
+	case s.Phase == Waiting && boottime() > s.Deadline:
 		return fmt.Errorf("%w: its time is over, and the next apply takes it back first", ErrNothing)
 	}
 	if s.Phase == Waiting {
@@ -56,7 +60,12 @@ func Confirm(ctx context.Context, h *host.Host) error {
 		return err
 	}
 	defer unlock()
-	return finish(ctx, h, p)
+	// Whoever had the lock before may have dealt with it, and applied something since.
+	now, s, err := Look(h)
+	if err != nil || now == nil || s.Phase != Confirmed || now.Apply != p.Apply {
+		return err
+	}
+	return finish(ctx, h, now)
 }
 
 // lock waits until this process is the only one that works on the node.
@@ -98,8 +107,9 @@ func finish(ctx context.Context, h *host.Host, p *Pending) error {
 // returns what a person should know, "" for nothing. The error is a *PendingError while a guardian watches over it.
 //
 // An apply that can't be taken back any more doesn't stand in the way for ever: what is to be applied now makes the node right
-// in its own way.
+// in its own way. That is also why it doesn't stop when ctx ends: half of a way back is none.
 func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
+	ctx = context.WithoutCancel(ctx)
 	p, s, err := Look(h)
 	if err != nil {
 		return fmt.Sprintf("an earlier apply can't be taken back: %v", err), remove(h)
@@ -112,10 +122,17 @@ func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
 		return "", remove(h)
 	}
 	if s.Phase == Confirmed {
-		return "an earlier apply was confirmed, and what was kept to take it back is removed now", finish(ctx, h, p)
+		said = "an earlier apply was confirmed, and what was kept to take it back is removed now"
+		if err := finish(ctx, h, p); err != nil {
+			return fmt.Sprintf("%s: %v", said, err), errors.Join(netns.DropAside(h), remove(h))
+		}
+		return said, nil
 	}
-	if s.Guardian.Alive() {
+	if s.guarded() {
 		return "", &PendingError{*s}
+	}
+	if err := s.Guardian.kill(); err != nil { // that is stopped, or stuck
+		return "", fmt.Errorf("end the guardian of an earlier apply, process %d: %w", s.Guardian.PID, err)
 	}
 	why := s.Why
 	if why == "" {
@@ -126,7 +143,11 @@ func Resolve(ctx context.Context, h *host.Host) (said string, err error) {
 		err = revert(ctx, h, p, s, state, why)
 	}
 	if err != nil {
-		return fmt.Sprintf("an earlier apply can't be taken back (%s): %v", why, err), errors.Join(netns.DropAside(h), remove(h))
+		said = fmt.Sprintf("an earlier apply can't be taken back (%s): %v", why, err)
+		if err := note(h, p, why); err != nil {
+			said += "; " + err.Error()
+		}
+		return said, errors.Join(netns.DropAside(h), remove(h))
 	}
 	return "an earlier apply was taken back first: " + why, nil
 }
@@ -146,6 +167,10 @@ const attempts = 3
 
 // takeBack brings the node back to the state from before and ends the phase; the caller has the lock.
 func takeBack(ctx context.Context, h *host.Host, p *Pending, before resource.State, why string) error {
+	h.Wrote("remove %s", path(h, ballastFile))
+	if err := os.Remove(path(h, ballastFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make room for the way back: %w", err)
+	}
 	var err error
 	for range attempts {
 		if err = reconciler.Back(ctx, h, before); err == nil {

@@ -17,6 +17,7 @@ type Reverted struct {
 	Time   time.Time `json:"time"`
 	Why    string    `json:"why"`
 	Digest string    `json:"digest"` // of the configuration, see history.Digest
+	Apply  Process   `json:"apply"`  // that was taken back
 }
 
 func (r *Reverted) Error() string {
@@ -57,7 +58,7 @@ func Forget(h *host.Host) error {
 
 // note writes down what is being taken back.
 func note(h *host.Host, p *Pending, why string) error {
-	r := Reverted{Time: time.Now().UTC().Truncate(time.Second), Why: why}
+	r := Reverted{Time: time.Now().UTC().Truncate(time.Second), Why: why, Apply: p.Apply}
 	if p.Revision != nil {
 		r.Digest = p.Revision.Digest
 	}

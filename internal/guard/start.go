@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,9 +23,9 @@ type Guard struct {
 	state   []byte // to come back to
 	cmd     *exec.Cmd
 	ask     io.WriteCloser
-	heard   chan message // closed when the guardian has ended
+	heard   chan message  // closed when the guardian has ended
+	asked   chan struct{} // to take back; closed then
 
-	began   time.Time       // in whole seconds
 	until   context.Context // the changes may go on
 	cancel  context.CancelCauseFunc
 	waiting chan message
@@ -48,7 +47,8 @@ const readyWithin = 30 * time.Second
 // context ends when the changes must stop. The caller has the lock, and has changed nothing yet. Options of p that say what
 // host this is are filled in.
 func Start(ctx context.Context, h *host.Host, p *Pending) (*Guard, context.Context, error) {
-	g := &Guard{h: h, pending: p, heard: make(chan message, 8), waiting: make(chan message, 1), ended: make(chan struct{})}
+	g := &Guard{h: h, pending: p, heard: make(chan message, 8), waiting: make(chan message, 1), ended: make(chan struct{}),
+		asked: make(chan struct{})}
 	if err := g.prepare(ctx); err != nil {
 		return nil, nil, errors.Join(err, remove(h))
 	}
@@ -62,7 +62,7 @@ func Start(ctx context.Context, h *host.Host, p *Pending) (*Guard, context.Conte
 	case m, ok := <-g.heard:
 		if ok && m.Say == sayReady {
 			g.until, g.cancel = context.WithCancelCause(ctx)
-			go g.follow()
+			go g.follow(m.Deadline)
 			return g, g.until, nil
 		}
 		err = errors.New("it ended at once")
@@ -80,7 +80,6 @@ func Start(ctx context.Context, h *host.Host, p *Pending) (*Guard, context.Conte
 
 // prepare writes down what the guardian, or the next run, needs to know.
 func (g *Guard) prepare(ctx context.Context) error {
-	g.began = time.Now().UTC().Truncate(time.Second)
 	var err error
 	if g.pending.BootID, err = bootID(); err != nil {
 		return err
@@ -96,11 +95,14 @@ func (g *Guard) prepare(ctx context.Context) error {
 	if g.state, err = reconciler.Record(o); err != nil {
 		return err
 	}
+	if err := writeBytes(g.h, ballastFile, make([]byte, ballast)); err != nil {
+		return err
+	}
 	if err := writeBytes(g.h, beforeFile, g.state); err != nil {
 		return err
 	}
 	// The phase before pending.json: without that there is nothing to take back.
-	if err := write(g.h, string(Applying), State{Deadline: time.Now().Add(g.pending.Within)}); err != nil {
+	if err := write(g.h, string(Applying), State{Deadline: boottime() + g.pending.Within}); err != nil {
 		return err
 	}
 	return write(g.h, pendingFile, g.pending)
@@ -141,11 +143,12 @@ func (g *Guard) start() error {
 	g.ask = askW
 	go func() {
 		defer close(g.heard)
-		for lines := bufio.NewScanner(sayR); lines.Scan(); {
+		for words := json.NewDecoder(sayR); ; {
 			var m message
-			if json.Unmarshal(lines.Bytes(), &m) == nil {
-				g.heard <- m
+			if words.Decode(&m) != nil {
+				break
 			}
+			g.heard <- m
 		}
 		sayR.Close()
 		_ = g.cmd.Wait()
@@ -156,20 +159,37 @@ func (g *Guard) start() error {
 // errDied says that there is no guardian any more.
 var errDied = errors.New("the guardian of this apply died")
 
-// follow hears the guardian until the outcome, and ends the changes when there is one.
-func (g *Guard) follow() {
-	for m := range g.heard {
-		switch m.Say {
-		case sayReverting:
-			g.cancel(fmt.Errorf("taken back: %s", m.Why))
-		case sayConfirmed, sayReverted, sayFailed:
-			g.last = m
-		case sayWaiting:
-			g.waiting <- m
+// follow hears the guardian until the outcome, and ends the changes when there is one. A guardian that isn't heard of when it
+// should have acted is stopped, or stuck: it is killed, and then the apply acts.
+func (g *Guard) follow(deadline time.Duration) {
+	defer close(g.ended)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for asked, limit := g.asked, overdue; ; {
+		select {
+		case m, ok := <-g.heard:
+			if !ok {
+				g.cancel(errDied)
+				return
+			}
+			deadline = m.Deadline
+			switch m.Say {
+			case sayReverting:
+				limit = toRevert
+				g.cancel(fmt.Errorf("taken back: %s", m.Why))
+			case sayConfirmed, sayReverted, sayFailed:
+				g.last = m
+			case sayWaiting:
+				g.waiting <- m
+			}
+		case <-asked:
+			asked, deadline = nil, min(deadline, boottime())
+		case <-tick.C:
+			if boottime() > deadline+limit {
+				_ = g.cmd.Process.Kill()
+			}
 		}
 	}
-	g.cancel(errDied)
-	close(g.ended)
 }
 
 // Verified tells the guardian that everything is as it should be, and returns until when it has to be confirmed. The error
@@ -180,7 +200,7 @@ func (g *Guard) Verified() (deadline time.Time, err error) {
 	}
 	select {
 	case m := <-g.waiting:
-		return m.Deadline, nil
+		return wall(m.Deadline), nil
 	case <-g.until.Done():
 		return time.Time{}, context.Cause(g.until)
 	}
@@ -197,13 +217,16 @@ func (g *Guard) tell(say, why string) error {
 // let go of the lock. An error says that taking back failed; the next run tries again.
 func (g *Guard) Wait(ctx context.Context, why string) (Outcome, error) {
 	defer g.ask.Close()
+	if why == "" {
+		select {
+		case <-g.ended:
+		case <-ctx.Done():
+			why = "it was interrupted"
+		}
+	}
 	if why != "" {
 		_ = g.tell(askRevert, why) // if it is dead that shows below
-	}
-	select {
-	case <-g.ended:
-	case <-ctx.Done():
-		_ = g.tell(askRevert, "it was interrupted")
+		close(g.asked)
 		<-g.ended
 	}
 	switch g.last.Say {
@@ -230,8 +253,8 @@ func (g *Guard) alone(why string) (Outcome, error) {
 	switch {
 	case err != nil:
 		return Outcome{}, err
-	case p == nil:
-		return g.over(why)
+	case p == nil || p.Apply != g.pending.Apply:
+		return g.over(p != nil, why)
 	case s.Phase == Confirmed:
 		return Outcome{Confirmed: true}, finish(context.Background(), g.h, p)
 	}
@@ -246,25 +269,33 @@ func (g *Guard) alone(why string) (Outcome, error) {
 }
 
 // over finds out how an apply ended that has nothing left to go back by: the guardian died when it was done, or another run
-// was faster. The caller has the lock.
-func (g *Guard) over(why string) (Outcome, error) {
+// was faster, and may have another apply pending. The caller has the lock.
+func (g *Guard) over(another bool, why string) (Outcome, error) {
 	s, err := look(g.h)
 	if err != nil {
 		return Outcome{}, err
 	}
 	back, err := LastReverted(g.h)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Outcome{}, err
-	case s != nil && s.Phase == Confirmed:
-		return Outcome{Confirmed: true}, remove(g.h)
-	case back != nil && !back.Time.Before(g.began):
-		return Outcome{Why: back.Why}, remove(g.h)
 	}
+	var last *history.Revision
 	if g.pending.Revision != nil {
-		if last, _ := history.Last(g.pending.StateDir, g.h.Node); last != nil && last.Digest == g.pending.Revision.Digest {
-			return Outcome{Confirmed: true}, nil
-		}
+		last, _ = history.Last(g.pending.StateDir, g.h.Node)
 	}
-	return Outcome{}, errors.New(why + ", and what came of this apply isn't known: see plumb history and plumb status")
+	var outcome Outcome
+	switch {
+	case !another && s != nil && s.Phase == Confirmed:
+		outcome.Confirmed = true
+	case back != nil && back.Apply == g.pending.Apply:
+		outcome.Why = back.Why
+	case last != nil && last.Digest == g.pending.Revision.Digest:
+		outcome.Confirmed = true
+	default:
+		return outcome, errors.New(why + ", and what came of this apply isn't known: see plumb history and plumb status")
+	}
+	if another {
+		return outcome, nil
+	}
+	return outcome, remove(g.h)
 }

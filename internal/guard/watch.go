@@ -19,14 +19,15 @@ const (
 	retryAfter = 250 * time.Millisecond
 )
 
-// watch looks at everything, again and again, and says what is lost; "" where ctx ended before that.
-func watch(ctx context.Context, o host.Options, all []compiler.Check, lines []Lifeline) string {
+// watch looks at everything, again and again, and says what is lost, and has been at least for some time; "" where ctx ended
+// before that.
+func watch(ctx context.Context, o host.Options, all []compiler.Check, lines []Lifeline, atLeast time.Duration) string {
 	lost := make(chan string, len(all)+len(lines))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, l := range lines {
 		go func() {
-			lost <- follow(ctx, o, func(h *host.Host) string {
+			lost <- follow(ctx, o, atLeast, func(h *host.Host) string {
 				if err := l.lost(ctx, h); err != nil {
 					return fmt.Sprintf("%s can't be reached any more: %v", l.Name, err)
 				}
@@ -36,7 +37,7 @@ func watch(ctx context.Context, o host.Options, all []compiler.Check, lines []Li
 	}
 	for _, c := range all {
 		go func() {
-			lost <- follow(ctx, o, func(h *host.Host) string {
+			lost <- follow(ctx, o, atLeast, func(h *host.Host) string {
 				results, err := checks.Run(ctx, h, []compiler.Check{c}, checks.Within)
 				switch {
 				case err != nil:
@@ -56,11 +57,11 @@ func watch(ctx context.Context, o host.Options, all []compiler.Check, lines []Li
 	}
 }
 
-// follow looks at one thing until it failed so often in a row that it counts, and says why.
-func follow(ctx context.Context, o host.Options, look func(*host.Host) string) string {
-	failed := 0
+// follow looks at one thing until it failed so often in a row, and for so long, that it counts, and says why.
+func follow(ctx context.Context, o host.Options, atLeast time.Duration, look func(*host.Host) string) string {
+	failed, since := 0, time.Now()
 	for {
-		pause := watchEvery
+		pause, began := watchEvery, time.Now()
 		why := lookOnce(o, look)
 		switch {
 		case ctx.Err() != nil:
@@ -68,10 +69,13 @@ func follow(ctx context.Context, o host.Options, look func(*host.Host) string) s
 		case why == "":
 			failed = 0
 		default:
+			if failed == 0 {
+				since = began
+			}
 			failed++
 			pause = retryAfter
 		}
-		if failed == tries {
+		if failed >= tries && time.Since(since) >= atLeast {
 			return why
 		}
 		select {

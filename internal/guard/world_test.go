@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
 
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/host"
@@ -87,6 +91,7 @@ func way(drop ...string) resource.State {
 type world struct {
 	from, to resource.State
 	session  string // SSH_CONNECTION
+	checks   []compiler.Check
 	// sabotage is done behind plumb's back once everything is verified.
 	sabotage func(ctx context.Context, h *host.Host) error
 }
@@ -102,10 +107,24 @@ func worlds(name string) world {
 		return world{from: way(), to: way("addr " + here4 + "/24 dev " + dev), session: session4}
 	case "namespace": // and with it everything
 		return world{from: way(), to: resource.State{}, session: session4}
-	case "sysctl": // the session is one of IPv6, of which the device has no more
+	case "disable_ipv6": // the session is one of IPv6, of which the device has no more
 		w := world{from: way(), to: way("addr "+here6+"/64 dev "+dev, "route 2001:db8::/64"), session: gateway6 + " 50022 " + here6 + " 22"}
 		off := sysctl.Sysctl{Key: "net.ipv6.conf." + dev + ".disable_ipv6", Value: "1", Link: pair}
 		w.to[off.ID()] = off
+		return w
+	case "rp_filter": // what the operator sends comes in by another device than answers leave by
+		w := world{from: way(), to: way(), session: session4}
+		for _, s := range []resource.State{w.from, w.to} {
+			second(s)
+		}
+		strict := sysctl.Sysctl{Key: "net.ipv4.conf.pl-op2.rp_filter", Value: "1", Link: pair2}
+		w.to[strict.ID()] = strict
+		return w
+	case "check":
+		w := world{from: way(), to: way(), session: session4, sabotage: deaf}
+		other(w.to)
+		w.checks = []compiler.Check{{Name: "hears", From: "node " + kindtest.Node, To: "address " + gateway6, Type: "icmp",
+			Targets: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(gateway6), 0)}}}
 		return w
 	case "link down":
 		w := world{from: way(), to: way(), session: session4, sabotage: down}
@@ -125,6 +144,23 @@ func worlds(name string) world {
 	panic("there is no world " + name)
 }
 
+var pair2 = link.For("op", "eth1")
+
+// second adds a second pair, by which the operator sends, and which doesn't mind where that comes from.
+func second(s resource.State) {
+	for _, r := range []resource.Resource{
+		link.Link{NetNS: "op", Name: "eth1", Type: link.Veth, MTU: 1500, MAC: "02:00:00:00:00:05",
+			Peer: &link.Peer{Name: "pl-op2", MTU: 1500, MAC: "02:00:00:00:00:06"}},
+		sysctl.Sysctl{Key: "net.ipv4.conf.all.rp_filter", Value: "0"},
+		sysctl.Sysctl{Key: "net.ipv4.conf.pl-op2.rp_filter", Value: "0", Link: pair2},
+		addr.Addr{NetNS: "op", Dev: "eth1", Prefix: netip.MustParsePrefix("192.0.2.3/32"), Link: pair2},
+		addr.Addr{Dev: "pl-op2", Prefix: netip.MustParsePrefix("192.0.2.66/32"), Link: pair2},
+		route.Route{NetNS: "op", Dst: netip.MustParsePrefix(here4 + "/32"), Table: route.MainTable, Dev: "eth1", Link: pair2},
+	} {
+		s[r.ID()] = r
+	}
+}
+
 // other adds what doesn't matter to the operator.
 func other(s resource.State) {
 	for _, r := range []resource.Resource{
@@ -138,7 +174,7 @@ func other(s resource.State) {
 
 // programs is a node with the data path: the operator is in a pod, and services are there. The pod's MTU is a change.
 func programs(mtu int) resource.State {
-	set, err := features.ReadFile(os.Getenv("PLUMB_TEST_FEATURES"))
+	set, err := features.ReadFile(os.Getenv(known))
 	if err != nil {
 		panic(err)
 	}
@@ -172,10 +208,27 @@ func down(_ context.Context, h *host.Host) error {
 	return ns.Handle().LinkSetDown(l)
 }
 
+// deaf takes an address of IPv6 away.
+func deaf(_ context.Context, h *host.Host) error {
+	ns, err := h.NS("")
+	if err != nil {
+		return err
+	}
+	l, err := ns.Link(dev)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(here6 + "/64")
+	if err != nil {
+		return err
+	}
+	return ns.Handle().AddrDel(l, a)
+}
+
 // dropAll has what comes from the operator dropped, by a program in the place of plumb's.
 func dropAll(ctx context.Context, h *host.Host) error {
 	const name = "from_pod.000000000000"
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL",
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "from_pod", Type: ebpf.SchedCLS, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}}) // TC_ACT_SHOT
 	if err != nil {
 		return err
@@ -208,9 +261,18 @@ const (
 
 // TestMain is also the apply and the guardian that tests start.
 func TestMain(m *testing.M) {
-	opened = func(h *host.Host) { killAt(h, "PLUMB_TEST_GUARDIAN_AT", func() { die() }) }
+	quicken()
+	opened = func(h *host.Host) {
+		killAt(h, "PLUMB_TEST_GUARDIAN_AT", die)
+		killAt(h, "PLUMB_TEST_GUARDIAN_STOPS_AT", func() { _ = unix.Kill(os.Getpid(), unix.SIGSTOP) })
+	}
 	switch {
 	case RunChild():
+		return
+	case os.Getenv("PLUMB_TEST_SESSIONS") != "":
+		for _, l := range sessions() {
+			fmt.Println(l.Name)
+		}
 		return
 	case os.Getenv("PLUMB_TEST_APPLY") != "":
 		code, err := applyChild(context.Background())
@@ -219,19 +281,73 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
 }
 
-// killAt does something right before one write, which an environment variable names.
-func killAt(h *host.Host, env string, do func()) {
-	at, err := strconv.Atoi(os.Getenv(env))
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "plumb-guard-")
+	if err == nil {
+		err = os.Setenv(known, filepath.Join(dir, "features.json"))
+	}
 	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.Run()
+}
+
+// quicken has the apply, the guardian and the test wait less for what is stuck, where a test says so.
+func quicken() {
+	if within, err := time.ParseDuration(os.Getenv(quick)); err == nil {
+		patience, momentary, overdue, toRevert = within, within, within, 10*within
+	}
+}
+
+const quick = "PLUMB_TEST_QUICK"
+
+// killAt does something right before one write, which an environment variable names by its number or a part of its words.
+func killAt(h *host.Host, env string, do func()) {
+	at := os.Getenv(env)
+	if at == "" {
 		return
 	}
-	h.OnWrite = func(n int, _ string) {
-		if n == at {
+	number, err := strconv.Atoi(at)
+	done := false
+	h.OnWrite = func(n int, what string) {
+		if hit := err == nil && n == number || err != nil && strings.Contains(what, at); hit && !done {
+			done = true
 			do()
 		}
+	}
+}
+
+// hit does to this apply or to its guardian what a test wants.
+func hit(h *host.Host, what string) {
+	guardian := func(signal unix.Signal) {
+		if _, s, err := Look(h); err == nil && s != nil && s.Guardian.PID > 0 {
+			_ = unix.Kill(s.Guardian.PID, signal)
+		}
+	}
+	switch what {
+	case "":
+		die()
+	case "guardian":
+		guardian(unix.SIGKILL)
+	case "both":
+		guardian(unix.SIGKILL)
+		die()
+	case "stop guardian":
+		guardian(unix.SIGSTOP)
+	case "stop":
+		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+	case "hang":
+		select {}
+	case "hangup":
+		_ = unix.Kill(os.Getpid(), unix.SIGHUP)
+		select {}
+	default:
+		panic("nobody can " + what)
 	}
 }
 
@@ -258,15 +374,7 @@ func applyChild(ctx context.Context) (code int, err error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	killAt(h, "PLUMB_TEST_AT", func() {
-		if os.Getenv("PLUMB_TEST_KILL") == "guardian" {
-			if _, s, err := Look(h); err == nil && s != nil && s.Guardian.PID > 0 {
-				_ = s.Guardian.kill()
-			}
-			return
-		}
-		die()
-	})
+	killAt(h, "PLUMB_TEST_AT", func() { hit(h, os.Getenv("PLUMB_TEST_KILL")) })
 	o, err := reconciler.Observe(ctx, h, w.to)
 	if err != nil {
 		return exitFailed, err
@@ -279,10 +387,13 @@ func applyChild(ctx context.Context) (code int, err error) {
 	if err != nil {
 		return exitFailed, err
 	}
+	if os.Getenv("PLUMB_TEST_GATEWAYS") == "none" {
+		lines = slices.DeleteFunc(lines, func(l Lifeline) bool { return l.Gateway })
+	}
 	if len(lines) == 0 {
 		return exitFailed, fmt.Errorf("the operator can't be reached before anything is changed")
 	}
-	g, until, err := Start(ctx, h, &Pending{Within: within, Kept: reconciler.Kept(p), StateDir: os.Getenv("PLUMB_TEST_STATE"), Lifelines: lines})
+	g, until, err := Start(ctx, h, &Pending{Within: within, Kept: reconciler.Kept(p), StateDir: os.Getenv("PLUMB_TEST_STATE"), Lifelines: lines, Checks: w.checks})
 	if err != nil {
 		return exitFailed, err
 	}

@@ -76,6 +76,11 @@ func (p *BPFProgram) read(fd int, names map[uint32]string) error {
 		return err
 	}
 	p.ID = info.ID
+	base, _, _ := strings.Cut(p.Name, ".")
+	if name := unix.ByteSliceToString(info.Name[:]); name != base[:min(len(base), len(info.Name)-1)] {
+		p.Fault = fmt.Sprintf("is another program, %q", name)
+		return nil
+	}
 	for _, id := range ids[:min(info.NrMapIDs, mostMaps)] {
 		if name, ok := names[id]; ok {
 			p.Maps = append(p.Maps, name)

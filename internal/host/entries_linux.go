@@ -201,6 +201,7 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 		}
 	}
 	h.mu.Lock()
+	only := h.only
 	for pod, path := range h.adopted {
 		if e := get(pod); e.Adopted == nil && !e.Reserved {
 			e.Adopted = &Adopted{Path: path}
@@ -208,6 +209,9 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 	}
 	h.mu.Unlock()
 
+	if only != nil {
+		maps.DeleteFunc(names, func(name string, _ *Entry) bool { return !slices.Contains(only, name) })
+	}
 	list := slices.SortedFunc(maps.Values(names), func(a, b *Entry) int { return cmp.Compare(a.Name, b.Name) })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -230,10 +234,37 @@ func (h *Host) readEntries(ctx context.Context) ([]Entry, error) {
 		return nil, err
 	}
 	entries := make([]Entry, len(list))
+	there := make(map[string]bool, len(list))
 	for i, e := range list {
 		entries[i] = *e
+		there[e.Name] = e.NS != nil
 	}
+	h.dropAll(func(name string) bool { return !there[name] }) // whose names are gone: they live as long as a socket in them
 	return entries, nil
+}
+
+// LetGo drops the handles of adopted namespaces: whoever rests now must not keep a dead container's alive meanwhile.
+func (h *Host) LetGo() {
+	entries, err := os.ReadDir(h.Path(adopted))
+	if err != nil || len(entries) == 0 {
+		return
+	}
+	records := map[string]bool{}
+	for _, e := range entries {
+		records[e.Name()] = true
+	}
+	h.dropAll(func(name string) bool { return records[name+".json"] })
+}
+
+func (h *Host) dropAll(which func(name string) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, ns := range h.ns {
+		if which(name) {
+			ns.close()
+			delete(h.ns, name)
+		}
+	}
 }
 
 // look classifies one name as it is now.

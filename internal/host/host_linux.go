@@ -55,6 +55,7 @@ type Host struct {
 	mu       sync.Mutex
 	epoch    int               // grows with every Forget
 	ns       map[string]*NS    // of pods, by name
+	only     []string          // namespaces that Entries lists, besides the root; nil for all
 	adopted  map[string]string // path by pod, of those that a desired state names
 	warnings []string
 	entries  cached[Entry]
@@ -112,11 +113,21 @@ func (h *Host) Forget() {
 		ns.Forget()
 	}
 	clear(h.adopted)
+	h.only = nil
 	h.entries.forget()
 	h.pids.forget()
 	clear(h.maps)
 	h.programs.forget()
 	clear(h.opened)
+}
+
+// Only lets Entries, and with it Namespaces and Devices, list no namespaces but these (the root comes in any case), until Forget or
+// with nil. It is for who knows where something happened: a thousand namespaces are read in a few hundred milliseconds.
+func (h *Host) Only(names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.only = names
+	h.entries.forget()
 }
 
 // Path is a path below the node's run folder.

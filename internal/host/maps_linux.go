@@ -15,7 +15,7 @@ type BPFMap struct {
 	Name string // of the pin: "frontends.v1.65536"
 }
 
-// BPFMaps opens the pinned maps whose names begin with base and a dot. There is more than one only while a new one takes
+// BPFMaps opens the pinned maps whose names begin with base and a dot; what is pinned so and isn't a map is left out. There is more than one only while a new one takes
 // over: what is written goes to all of them.
 func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 	h.mu.Lock()
@@ -32,8 +32,8 @@ func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 		if !strings.HasPrefix(name, base+".") {
 			continue
 		}
-		m, err := ebpf.LoadPinnedMap(h.BPFPath(BPFMapFolder, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
+		m, err := loadMap(h.BPFPath(BPFMapFolder, name))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrBPFType) {
 			continue
 		}
 		if err != nil {
@@ -47,6 +47,18 @@ func (h *Host) BPFMaps(base string) ([]BPFMap, error) {
 	}
 	h.maps[base] = ms
 	return ms, nil
+}
+
+// loadMap opens a pinned map. The error wraps ErrBPFType where something else is pinned.
+func loadMap(path string) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err == nil {
+		return m, nil
+	}
+	if why := withBPF(path, "bpf-map", func(int) error { return nil }); why != nil {
+		return nil, why
+	}
+	return nil, err
 }
 
 // ForgetMaps is called by whoever made or removed a pinned map or program. Somebody may be using the open ones, so they aren't

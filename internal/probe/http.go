@@ -50,10 +50,10 @@ func (r HTTPRequest) run(ctx context.Context, ns Namespace, at netip.AddrPort) e
 	}
 	defer resp.Body.Close()
 	if r.Status != 0 && resp.StatusCode != r.Status {
-		return &Unreachable{Text: fmt.Sprintf("HTTP status %d from %s for %s, want %d", resp.StatusCode, at, path, r.Status)}
+		return &Unreachable{Answered: true, Text: fmt.Sprintf("HTTP status %d from %s for %s, want %d", resp.StatusCode, at, path, r.Status)}
 	}
 	if r.Status == 0 && (resp.StatusCode < 200 || resp.StatusCode > 399) {
-		return &Unreachable{Text: fmt.Sprintf("HTTP status %d from %s for %s, want 200 to 399", resp.StatusCode, at, path)}
+		return &Unreachable{Answered: true, Text: fmt.Sprintf("HTTP status %d from %s for %s, want 200 to 399", resp.StatusCode, at, path)}
 	}
 	if r.Body == "" {
 		return nil
@@ -63,7 +63,7 @@ func (r HTTPRequest) run(ctx context.Context, ns Namespace, at netip.AddrPort) e
 		return r.broken(ctx, at, err)
 	}
 	if !match.Match(body) {
-		return &Unreachable{Text: fmt.Sprintf("the body from %s for %s doesn't match %q: it is %s", at, path, r.Body, quote(body))}
+		return &Unreachable{Answered: true, Text: fmt.Sprintf("the body from %s for %s doesn't match %q: it is %s", at, path, r.Body, quote(body))}
 	}
 	return nil
 }
@@ -76,5 +76,5 @@ func (r HTTPRequest) broken(ctx context.Context, at netip.AddrPort, err error) e
 	if errno || local || ctx.Err() != nil || errors.As(err, &timeout) && timeout.Timeout() {
 		return err
 	}
-	return &Unreachable{fmt.Sprintf("%s doesn't answer as HTTP does: %v", at, err), err}
+	return &Unreachable{Answered: true, Text: fmt.Sprintf("%s doesn't answer as HTTP does: %v", at, err), Err: err}
 }

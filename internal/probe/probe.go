@@ -47,8 +47,9 @@ type Probe struct {
 
 // Unreachable says that a probe was made and what came of it. Any other error says that it couldn't be made at all.
 type Unreachable struct {
-	Text string // "connection refused by 10.0.0.10:80 after 1 ms"
-	Err  error  // what the kernel said, where it did
+	Text     string // "connection refused by 10.0.0.10:80 after 1 ms"
+	Err      error  // what the kernel said, where it did
+	Answered bool   // it was reached, and answered something else than wanted
 }
 
 // Error implements error.
@@ -98,14 +99,14 @@ func (p Probe) explain(ctx context.Context, err error, took time.Duration) error
 		return err
 	}
 	failed := func(format string, args ...any) error {
-		return &Unreachable{fmt.Sprintf(format, args...) + " after " + Milliseconds(took), err}
+		return &Unreachable{Text: fmt.Sprintf(format, args...) + " after " + Milliseconds(took), Err: err}
 	}
 	errno, _ := errors.AsType[unix.Errno](err)
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("probe %s: %w", p.Target(), ctx.Err())
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errno == unix.ETIMEDOUT:
-		return &Unreachable{fmt.Sprintf("no answer from %s within %s", p.Target(), p.Timeout.Round(time.Millisecond)), err}
+		return &Unreachable{Text: fmt.Sprintf("no answer from %s within %s", p.Target(), p.Timeout.Round(time.Millisecond)), Err: err}
 	case errno == unix.ECONNREFUSED:
 		return failed("connection refused by %s", p.Target())
 	case errno == unix.ECONNRESET, errno == unix.EPIPE:

@@ -27,7 +27,7 @@ func (r UDPRequest) run(ctx context.Context, ns Namespace, at netip.AddrPort) er
 	defer c.Close()
 	return ask(ctx, c, []byte(r.Send), func(answer []byte) (bool, error) {
 		if !match.Match(answer) {
-			return true, &Unreachable{Text: fmt.Sprintf("the answer from %s doesn't match %q: it is %s", at, r.Match, quote(answer))}
+			return true, &Unreachable{Answered: true, Text: fmt.Sprintf("the answer from %s doesn't match %q: it is %s", at, r.Match, quote(answer))}
 		}
 		return true, nil
 	})

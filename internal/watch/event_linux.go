@@ -90,13 +90,14 @@ func (k *Kernel) routeMessage(m message) {
 		}
 		return
 	}
-	pod, ok := "", true
+	e := Event{}
 	if m.ns != -1 {
-		if pod, ok = k.names[m.ns]; !ok {
+		pod, ok := k.names[m.ns]
+		if !ok {
 			return // a container of somebody else's
 		}
+		e.NetNS = pod
 	}
-	e := Event{NetNS: pod}
 	if !m.describe(&e) {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -13,8 +14,8 @@ import (
 // checkout, or a file that is still open for writing, is waited for as long as it goes on, within limits.
 const (
 	quiet     = 4 * time.Millisecond
-	busyEvery = 20 * time.Millisecond
-	busyLimit = 5 * time.Second // whoever writes for longer isn't waited for
+	busyMost  = 20 * time.Millisecond // between two looks at whether it does; the first come sooner
+	busyLimit = 5 * time.Second       // whoever writes for longer isn't waited for
 )
 
 // Files watches the repository that a folder belongs to. Editors that write by rename, checkouts of many files, symbolic
@@ -24,10 +25,12 @@ type Files struct {
 	// C says that the files may have changed, and that nobody is writing any more. It never blocks the watcher.
 	C <-chan struct{}
 
-	dir  string
-	w    *fsnotify.Watcher
-	walk *walker
-	done chan struct{}
+	dir   string
+	w     *fsnotify.Watcher
+	walk  *walker
+	again chan struct{}
+	tired atomic.Bool // of waiting for those who are writing
+	done  chan struct{}
 }
 
 // NewFiles begins to watch. The folder need not exist yet.
@@ -41,7 +44,7 @@ func NewFiles(ctx context.Context, dir string) (*Files, error) {
 		return nil, fmt.Errorf("watch files: %w (is fs.inotify.max_user_instances reached?)", err)
 	}
 	c := make(chan struct{}, 1)
-	f := &Files{C: c, dir: dir, w: w, walk: newWalker(dir, w), done: make(chan struct{})}
+	f := &Files{C: c, dir: dir, w: w, walk: newWalker(dir, w), again: make(chan struct{}, 1), done: make(chan struct{})}
 	if _, err := f.walk.sum(); err != nil {
 		w.Close()
 		return nil, err
@@ -57,8 +60,21 @@ func (f *Files) Close() {
 }
 
 // Sum is the state of the files as they are now: the same content has the same sum. It reads only what has been touched
-// since the last time. Ask before and after reading a configuration: where both are equal it was read in one piece.
+// since the last time.
 func (f *Files) Sum() (Sum, error) { return f.walk.sum() }
+
+// Still reports whether the files are as they were at a Sum, and nobody is writing: what was read in between was read in one
+// piece. If not, C speaks up once they can be read.
+func (f *Files) Still(sum Sum) bool {
+	if now, err := f.walk.sum(); err == nil && (now != sum || f.walk.atWork() && !f.tired.Load()) {
+		select {
+		case f.again <- struct{}{}:
+		default:
+		}
+		return false
+	}
+	return true
+}
 
 // Trouble says what of the repository can't be watched, nil where everything can.
 func (f *Files) Trouble() error { return f.walk.trouble() }
@@ -69,6 +85,7 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 		timer   = time.NewTimer(time.Hour)
 		waiting bool
 		first   time.Time // of the events that are waited for
+		pause   time.Duration
 	)
 	timer.Stop()
 	defer timer.Stop()
@@ -77,7 +94,7 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 			return
 		}
 		if !waiting {
-			waiting, first = true, time.Now()
+			waiting, first, pause = true, time.Now(), quiet/4
 		}
 		timer.Reset(quiet)
 	}
@@ -93,6 +110,8 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 			if f.walk.concerns(e.Name) {
 				touched()
 			}
+		case <-f.again:
+			touched()
 		case _, ok := <-f.w.Errors: // an overrun: events are lost
 			if !ok {
 				return
@@ -102,12 +121,14 @@ func (f *Files) run(ctx context.Context, changed chan<- struct{}) {
 			if !waiting {
 				continue
 			}
-			if f.walk.busy() && time.Since(first) < busyLimit {
-				timer.Reset(busyEvery)
+			busy := f.walk.busy()
+			if busy && time.Since(first) < busyLimit {
+				timer.Reset(pause)
+				pause = min(2*pause, busyMost)
 				continue
 			}
-			waiting = false
-			if _, err := f.walk.sum(); err == nil && f.walk.found() { // new folders may hold files already: look once more
+			f.tired.Store(busy)
+			if waiting = false; f.walk.found() { // new folders may hold files already: look once more
 				touched()
 			}
 			select {

@@ -45,8 +45,14 @@ func (k *Kernel) folders() error {
 
 // watchFolders watches the folders that are there. To watch one again changes nothing.
 func (k *Kernel) watchFolders() {
+	dirs := []string{k.h.NetNSDir, k.h.BPFFS, k.h.BPFPath(host.BPFMapFolder), k.h.BPFPath(host.BPFProgramFolder), k.h.BPFPath(host.BPFLinkFolder)}
+	if names, err := k.h.BPFNames(host.BPFLinkFolder); err == nil { // of the cgroup, the root namespace, pods
+		for _, name := range names {
+			dirs = append(dirs, k.h.BPFPath(host.BPFLinkFolder, name))
+		}
+	}
 	_ = k.inotify.raw.Control(func(fd uintptr) {
-		for _, dir := range []string{k.h.NetNSDir, k.h.BPFFS, k.h.BPFPath(host.BPFMapFolder), k.h.BPFPath(host.BPFProgramFolder), k.h.BPFPath(host.BPFLinkFolder)} {
+		for _, dir := range dirs {
 			_, _ = unix.InotifyAddWatch(int(fd), dir, unix.IN_DELETE|unix.IN_MOVE|unix.IN_CREATE|unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW)
 		}
 	})

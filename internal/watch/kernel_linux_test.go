@@ -179,11 +179,13 @@ func TestKernelTakesAll(t *testing.T) {
 // TestKernelPins: a pin that somebody deletes has no other event.
 func TestKernelPins(t *testing.T) {
 	e := listen(t, "web")
-	pin := e.h.BPFPath(host.BPFMapFolder, "pin")
-	e.must(os.MkdirAll(pin, 0o755)) // a folder does for a name
-	e.must(e.k.Look(t.Context()))
-	e.must(os.Remove(pin))
-	e.hears("pin", func(v Event) bool { return v.Removed && v.Name == "pin" })
+	for _, folder := range [][]string{{host.BPFMapFolder}, {host.BPFProgramFolder}, {host.BPFLinkFolder, "_root"}} {
+		pin := e.h.BPFPath(append(folder, "pin")...)
+		e.must(os.MkdirAll(pin, 0o755)) // a folder does for a name
+		e.must(e.k.Look(t.Context()))
+		e.must(os.Remove(pin))
+		e.hears("pin", func(v Event) bool { return v.Removed && v.Name == "pin" })
+	}
 }
 
 // TestKernelNamespaceGoes: a namespace that is deleted is heard of, and its number isn't taken for another's.

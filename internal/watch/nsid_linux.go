@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/host"
@@ -27,6 +28,7 @@ func (k *Kernel) Look(ctx context.Context) error {
 		known[id] = n
 	}
 	k.mu.Unlock()
+	var failed *multierror.Error
 	names, numbers := make(map[int32]string, len(pods)), make(map[netns.ID]int32, len(pods))
 	for _, pod := range pods {
 		if pod == "" {
@@ -39,7 +41,8 @@ func (k *Kernel) Look(ctx context.Context) error {
 		n, ok := known[ns.ID]
 		if !ok {
 			if n, err = k.number(ns); err != nil {
-				return fmt.Errorf("listen to namespace %s: %w", pod, err)
+				failed = multierror.Append(failed, fmt.Errorf("listen to namespace %s: %w", pod, err))
+				continue
 			}
 		}
 		names[n], numbers[ns.ID] = pod, n
@@ -48,7 +51,7 @@ func (k *Kernel) Look(ctx context.Context) error {
 	k.names, k.numbers = names, numbers
 	k.mu.Unlock()
 	k.watchFolders()
-	return nil
+	return failed.ErrorOrNil()
 }
 
 // number is the number of a namespace in the root namespace; it gets one if it has none.
@@ -62,7 +65,7 @@ func (k *Kernel) number(ns *host.NS) (int32, error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	for {
+	for range 3 {
 		n, err := root.Handle().GetNetNsIdByFd(fd)
 		if err != nil || n >= 0 {
 			return int32(n), err
@@ -72,4 +75,5 @@ func (k *Kernel) number(ns *host.NS) (int32, error) {
 			return 0, err
 		}
 	}
+	return 0, errors.New("the kernel says that it has a number, and doesn't tell which")
 }

@@ -112,9 +112,12 @@ func (w *walker) trouble() error { w.mu.Lock(); defer w.mu.Unlock(); return w.er
 
 // busy reports whether somebody is in the middle of writing: a file is open, or git is at work.
 func (w *walker) busy() bool {
-	if _, err := w.sum(); err != nil {
-		return false
-	}
+	_, err := w.sum()
+	return err == nil && w.atWork()
+}
+
+// atWork is the same as of the last walk.
+func (w *walker) atWork() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.writing || gitAtWork(w.dir)

@@ -13,15 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var attachProbes = []probe{
+var classifierProbes = []probe{
 	{Clsact, "4.5", "attaching a program to clsact", tryClsact},
 	{TCX, "6.6", "attaching a program by tcx", tryTCX},
 	{NetkitAttach, "6.7", "attaching a program to a netkit pair", tryNetkit},
+}
+
+var xdpProbes = []probe{
 	{XDPGeneric, "4.12", "attaching generic XDP to a veth", func(s *sandbox) error { return s.xdp(nl.XDP_FLAGS_SKB_MODE) }},
 	{XDPNativeVeth, "4.19", "attaching native XDP to a veth", func(s *sandbox) error { return s.xdp(nl.XDP_FLAGS_DRV_MODE) }},
 	{LinkXDP, "5.9", "attaching XDP to a veth as a link", tryXDPLink},
+}
+
+var hookProbes = []probe{
 	{LinkCgroup, "5.7", "creating a link to a cgroup", tryCgroupLink},
-	{Cgroup2, "4.5", "mounting the cgroup2 hierarchy", tryCgroup2},
 	hook(CgroupConnect4, "4.17", ebpf.AttachCGroupInet4Connect),
 	hook(CgroupConnect6, "4.17", ebpf.AttachCGroupInet6Connect),
 	hook(CgroupSendmsg4, "4.18", ebpf.AttachCGroupUDP4Sendmsg),

@@ -10,8 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var baseProbes = []probe{
+// mountProbes mount in a mount namespace of their own, one over the other.
+var mountProbes = []probe{
 	{NetNS, "3.8", "creating a network namespace and naming it by a bind mount", tryNetNS},
+	{Cgroup2, "4.5", "mounting the cgroup2 hierarchy", tryCgroup2},
+}
+
+var baseProbes = []probe{
 	{IPv6, "2.6", "adding an IPv6 address to lo", tryIPv6},
 }
 

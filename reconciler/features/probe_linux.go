@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -21,14 +22,18 @@ type probe struct {
 	try     func(*sandbox) error
 }
 
-// probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
-func probes() []probe {
-	var all []probe
-	for _, theme := range [][]probe{baseProbes, linkProbes, markProbes, nftProbes, qdiscProbes, tcpProbes, bpfProbes, attachProbes} {
-		all = append(all, theme...)
-	}
-	return all
+// themes are the probes that make something in a network namespace. Those of a theme share one, and come one after the other:
+// taking a namespace down is most of the work, and long after it is gone the kernel holds the lock of all network settings
+// for that. The themes that wait longest for the kernel come first.
+func themes() [][]probe {
+	return [][]probe{classifierProbes, xdpProbes, qdiscProbes, linkProbes, slices.Concat(markProbes, baseProbes, tcpProbes, nftProbes), mountProbes}
 }
+
+// bare are the probes that need no namespace.
+func bare() []probe { return slices.Concat(bpfProbes, hookProbes) }
+
+// probes is the table of everything that can be asked. A recorded feature file holds an answer for each of them.
+func probes() []probe { return slices.Concat(slices.Concat(themes()...), bare()) }
 
 // Names returns every feature that [Probe] answers.
 func Names() []Feature {
@@ -89,10 +94,7 @@ func (p probe) answer(err error) Status {
 	return st
 }
 
-// parallel is how many probes run at a time. Most of their time is waiting for the kernel to let go of programs.
-const parallel = 8
-
-// Probe asks the running kernel by trying each feature in a network namespace that is thrown away, and adds the facts of
+// Probe asks the running kernel by trying each feature, in network namespaces that are thrown away, and adds the facts of
 // the host as seen from the network namespace of the caller. It leaves nothing behind but modules that the kernel loaded
 // itself. An error means that not even the kernel's name could be read, or that ctx ended; a probe that could not run is
 // an answer, not an error.
@@ -108,21 +110,33 @@ func Probe(ctx context.Context) (*Set, error) {
 	defer restore()
 	var mu sync.Mutex
 	var g errgroup.Group
-	g.SetLimit(parallel)
-	for _, p := range probes() {
+	answer := func(p probe, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		set.Features[p.feature] = p.answer(err)
+	}
+	for _, theme := range themes() {
 		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("probe features: %w", err)
+			left := theme
+			err := inSandbox(func(s *sandbox) error {
+				for ; len(left) > 0 && ctx.Err() == nil; left = left[1:] {
+					answer(left[0], left[0].try(s))
+				}
+				return ctx.Err()
+			})
+			for _, p := range left {
+				answer(p, err)
 			}
-			st := p.answer(inSandbox(p.try))
-			mu.Lock()
-			defer mu.Unlock()
-			set.Features[p.feature] = st
-			return nil
+			return ctx.Err()
 		})
 	}
+	for _, p := range bare() {
+		if ctx.Err() == nil {
+			answer(p, p.try(nil))
+		}
+	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("probe features: %w", err)
 	}
 	return set, set.addHost()
 }

@@ -358,6 +358,9 @@ func TestWithoutPrivilege(t *testing.T) {
 			continue
 		}
 		answers++
+		if f[2] == "yes" {
+			continue // some things anybody may do
+		}
 		if f[2] != "unknown" || !strings.Contains(f[3], "needs root") && !strings.Contains(f[3], "operation not permitted") {
 			t.Errorf("without privilege: %s", line)
 		}

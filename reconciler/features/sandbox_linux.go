@@ -9,13 +9,14 @@ import (
 	"plumb.internal/plumb/internal/netns"
 )
 
-// sandbox is an anonymous network namespace that exists as long as one probe runs.
+// sandbox is an anonymous network namespace that exists as long as the probes of one theme run.
 type sandbox struct {
-	h *netlink.Handle
+	h       *netlink.Handle
+	parents int
 }
 
-// inSandbox runs try on a thread in a network namespace of its own. The thread ends with the probe, and the
-// namespace with it: nothing that try makes in it can outlive it, whatever happens.
+// inSandbox runs try on a thread in a network namespace of its own. The thread ends with it, and the
+// namespace too: nothing that try makes in it can outlive it, whatever happens.
 func inSandbox(try func(*sandbox) error) error {
 	entered := false
 	f, err := netns.New(func() error {
@@ -38,10 +39,12 @@ func inSandbox(try func(*sandbox) error) error {
 
 // parent makes a veth pair to put other links on, and returns its first end, up.
 func (s *sandbox) parent() (netlink.Link, error) {
-	if err := s.h.LinkAdd(vethPair("parent", "parentpeer")); err != nil {
+	s.parents++
+	name := fmt.Sprintf("parent%d", s.parents)
+	if err := s.h.LinkAdd(vethPair(name, name+"peer")); err != nil {
 		return nil, untried("create a veth pair to try it on", err)
 	}
-	l, err := s.up("parent")
+	l, err := s.up(name)
 	if err != nil {
 		return nil, untried("set the veth pair up", err)
 	}

@@ -137,6 +137,10 @@ func (id ID) pod() string {
 // took over.
 type Heir interface{ Inherits() (key string) }
 
+// Reader is a resource that goes by what all resources of some kinds have written. Where another one was at work before, it
+// takes that one's place when they are there.
+type Reader interface{ Reads() []Kind }
+
 // PodPrefixer is a resource that stands for a whole range of pod addresses: somebody else's addresses, routes and
 // rules inside the range are in the way of pods.
 type PodPrefixer interface {

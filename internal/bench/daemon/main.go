@@ -1,7 +1,7 @@
 // Command daemon measures plumb run: from a saved file to the kernel, from a deleted route to its return, from the start
 // after a reboot to the first service that answers, and what it costs when nothing happens.
 //
-//	daemon [-n 1000,10000] [-pods N] [-times N] [-idle SECONDS]      as root; bin/plumb must be built
+//	daemon [-n 1000,10000] [-pods N] [-times N] [-boots N] [-idle SECONDS]      as root; bin/plumb must be built
 package main
 
 import (
@@ -37,7 +37,7 @@ func main() {
 type settings struct {
 	Plumb, Cgroup  string
 	Services, Pods int
-	Times          int
+	Times, Boots   int
 	Idle           float64
 }
 
@@ -45,6 +45,7 @@ func run() error {
 	sizes := flag.String("n", "1000,10000", "numbers of services, with three backends each, in files of a hundred")
 	pods := flag.Int("pods", 4, "number of pods, at least 4")
 	times := flag.Int("times", 50, "how often a file is saved, and a route deleted")
+	boots := flag.Int("boots", 5, "how often the node is booted")
 	idle := flag.Float64("idle", 10, "seconds without anything to do")
 	one := flag.String("one", "", "internal: the settings of the run in this process's private namespaces")
 	flag.Parse()
@@ -70,7 +71,7 @@ func run() error {
 		if err != nil || n < 2 {
 			return fmt.Errorf("%q is no number of services", word)
 		}
-		if err := private(settings{Plumb: plumb, Services: n, Pods: max(*pods, 4), Times: *times, Idle: *idle}); err != nil {
+		if err := private(settings{Plumb: plumb, Services: n, Pods: max(*pods, 4), Times: *times, Boots: max(*boots, 1), Idle: *idle}); err != nil {
 			return fmt.Errorf("%d services: %w", n, err)
 		}
 	}
@@ -171,7 +172,8 @@ type world struct {
 
 func measure(s settings) error {
 	runtime.LockOSThread() // the daemon dies with the thread that started it
-	top, err := os.MkdirTemp("", "plumb-bench-")
+	// What happens in the folders above the repository wakes the daemon, and /tmp is everybody's.
+	top, err := os.MkdirTemp("/var/tmp", "plumb-bench-")
 	if err != nil {
 		return err
 	}
@@ -182,6 +184,7 @@ func measure(s settings) error {
 		func() error { return os.MkdirAll("/run/netns", 0o755) },
 		func() error { return unix.Mount("netns", "/run/netns", "tmpfs", 0, "") },
 		func() error { return os.Mkdir(w.dir, 0o755) },
+		func() error { return os.Mkdir(filepath.Dir(w.log()), 0o755) },
 		func() error { return os.Mkdir(w.bpffs, 0o755) },
 		func() error { return unix.Mount("bpf", w.bpffs, "bpf", 0, "") },
 		func() error { return exec.Command("ip", "link", "set", "lo", "up").Run() },

@@ -81,6 +81,9 @@ func (a Attachment) After() []resource.ID {
 	return ids
 }
 
+// Reads implements resource.Reader.
+func (a Attachment) Reads() []resource.Kind { return []resource.Kind{"endpoint", "service"} }
+
 // DiesWith implements resource.Resource: the device takes the attachment along, and leaves the file.
 func (a Attachment) DiesWith() []resource.ID {
 	if a.Link == (resource.ID{}) {

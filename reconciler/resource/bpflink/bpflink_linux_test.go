@@ -33,11 +33,11 @@ func counting(t *testing.T, kind ebpf.ProgramType, at ebpf.AttachType) (*ebpf.Pr
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	pass := int32(-1)
+	name, pass := "tc", int32(-1) // as the pins have it
 	if kind == ebpf.CGroupSockAddr {
-		pass = 1
+		name, pass = "connect4", 1
 	}
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: kind, AttachType: at, License: "GPL", Instructions: asm.Instructions{
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: kind, AttachType: at, License: "GPL", Instructions: asm.Instructions{
 		asm.Mov.Imm(asm.R0, 0),
 		asm.StoreMem(asm.RFP, -4, asm.R0, asm.Word),
 		asm.Mov.Reg(asm.R2, asm.RFP),

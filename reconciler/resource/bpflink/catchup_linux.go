@@ -42,8 +42,13 @@ func catchUp(h *host.Host, program string) error {
 		return nil
 	}
 	for _, p := range pairs {
-		err := bpf.Copy(p.to.Map, p.from.Map, true, func() { h.Wrote("copy what was learnt in %s to %s", p.from.Name, p.to.Name) })
-		if err != nil && !errors.Is(err, unix.E2BIG) && !errors.Is(err, ebpf.ErrIterationAborted) {
+		wrote := func() { h.Wrote("copy what was learnt in %s to %s", p.from.Name, p.to.Name) }
+		if p.converts {
+			err = bpf.Convert(p.to.Map, p.base, p.from.Map, true, wrote)
+		} else {
+			err = bpf.Copy(p.to.Map, p.from.Map, true, wrote)
+		}
+		if err != nil && !errors.Is(err, unix.E2BIG) && !errors.Is(err, ebpf.ErrIterationAborted) && !errors.Is(err, bpf.ErrForeign) {
 			return fmt.Errorf("copy what was learnt in %s to %s: %w", p.from.Name, p.to.Name, err)
 		}
 	}
@@ -52,7 +57,12 @@ func catchUp(h *host.Host, program string) error {
 	return nil
 }
 
-type fromTo struct{ from, to host.BPFMap }
+// fromTo is a map and another one that is to know what it has learnt.
+type fromTo struct {
+	from, to host.BPFMap
+	base     string
+	converts bool // they are of different layouts
+}
 
 // behind pairs the maps of a program that hold what is learnt with others that do.
 func behind(h *host.Host, program string) (pairs []fromTo, err error) {
@@ -78,8 +88,10 @@ func behind(h *host.Host, program string) (pairs []fromTo, err error) {
 			}
 			for _, to := range all {
 				for _, from := range all {
-					if to.Name == name && from.Name != name && from.KeySize() == to.KeySize() && from.ValueSize() == to.ValueSize() {
-						pairs = append(pairs, fromTo{from, to})
+					_, was, _, known := bpf.ParseMapName(from.Name)
+					same := from.KeySize() == to.KeySize() && from.ValueSize() == to.ValueSize()
+					if to.Name == name && from.Name != name && known && (same || was != version) {
+						pairs = append(pairs, fromTo{from, to, base, was != version})
 					}
 				}
 			}

@@ -173,7 +173,7 @@ func TestResize(t *testing.T) {
 			}
 			// An apply forgets flows that are over.
 			key := bpf.FlowKey{Proto: bpf.TCP, Sport: bpf.PortOf(4242)}
-			want := bpf.Flow{Service: 7, Backend: 9, Kind: bpf.FlowForward, Seen: uint32(now / time.Second)}
+			want := bpf.Flow{Service: 7, Backend: 9, Kind: bpf.FlowForward, State: bpf.FlowEstablished, Seen: uint32(now / time.Second)}
 			ms, err := h.BPFMaps("flows")
 			if err != nil || len(ms) != 1 {
 				t.Fatalf("%d maps of flows: %v", len(ms), err)
@@ -227,7 +227,7 @@ func BenchmarkObserve(b *testing.B) {
 	if err := h.MakeBPFFolder(host.BPFProgramFolder); err != nil {
 		b.Fatal(err)
 	}
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "tc", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,8 +1,9 @@
 // Package bpfmap is the kind of eBPF maps, pinned below the node's own folder of the BPF file system.
 //
 // A pin is all that marks a map as ours: it is the last step of making one, so what a kill leaves half made goes with the
-// process. A map under a name that promises another layout is replaced without a look at its entries, and one whose
-// version isn't known here is deleted unopened.
+// process. A map that isn't what its name promises is replaced without a look at its entries. Of one of another version, by
+// an older or a newer plumb, only what the programs have learnt is taken over, by the types that the kernel keeps of it; what
+// plumb itself has written there is written anew.
 package bpfmap
 
 import (

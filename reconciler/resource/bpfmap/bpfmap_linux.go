@@ -1,11 +1,13 @@
 package bpfmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -26,7 +28,9 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Map) (owned, foreig
 	}
 	for _, name := range names {
 		m := named(name)
-		if m.Pin == "" && m.Version == Version(m.Base) {
+		switch {
+		case m.Pin != "":
+		case m.now() > 0:
 			k, err := open(h, m)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
@@ -36,10 +40,25 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Map) (owned, foreig
 			} else {
 				k.Close()
 			}
+		case bpf.Layouts[m.Base].Lives == bpf.Learnt:
+			if k, err := ebpf.LoadPinnedMap(path(h, m), nil); err == nil {
+				if err := bpf.Convertible(m.Base, k); err != nil {
+					h.Warn("%s is of another version of plumb, and the connections in it can't be taken over: they end: %v", m.ID(), err)
+				}
+				k.Close()
+			}
 		}
 		owned = append(owned, m)
 	}
 	return owned, nil, nil
+}
+
+// now is 1 for a map of the present layout, else 0.
+func (m Map) now() int {
+	if m.Version == Version(m.Base) {
+		return 1
+	}
+	return 0
 }
 
 // named is the map that a name of a pin promises.
@@ -76,8 +95,8 @@ func check(k *ebpf.Map, m Map) error {
 	return fmt.Errorf("%v of %d entries, key %d B, value %d B, flags %#x", k.Type(), k.MaxEntries(), k.KeySize(), k.ValueSize(), k.Flags())
 }
 
-// Create implements reconciler.Ops: it makes the map, copies what lives from maps of other sizes, and only then lets
-// others see it.
+// Create implements reconciler.Ops: it makes the map, copies what lives from maps of other sizes, and what was learnt from
+// those of other layouts, and only then lets others see it.
 func (Ops) Create(_ context.Context, h *host.Host, m Map) error {
 	if err := create(h, m); err != nil {
 		return fmt.Errorf("create %s: %w", m.ID(), err)
@@ -109,9 +128,10 @@ func create(h *host.Host, m Map) error {
 		if err != nil {
 			return err
 		}
-		if lives == bpf.Configured && len(others) > 1 {
-			// After a kill one may be behind the other. The kinds that write them observe the last one.
-			others = others[len(others)-1:]
+		if lives == bpf.Configured {
+			// After a kill one may be behind the other. The kinds that write them observe the last one, of this layout.
+			others = slices.DeleteFunc(others, func(o Map) bool { return o.Version != m.Version })
+			others = others[max(0, len(others)-1):]
 		}
 		for i, o := range others {
 			err := copyTo(h, k, m, o, i > 0)
@@ -133,7 +153,7 @@ func (Ops) Update(_ context.Context, _ *host.Host, _, to Map) error {
 	return fmt.Errorf("update %s: a map can't be changed", to.ID())
 }
 
-// Delete implements reconciler.Ops. What the programs wrote into the map after a larger one had copied it is brought over
+// Delete implements reconciler.Ops. What the programs wrote into the map after another one had copied it is brought over
 // first. Programs that still use the map keep it until they go.
 func (Ops) Delete(_ context.Context, h *host.Host, m Map) error {
 	if err := remove(h, m); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -146,12 +166,15 @@ func remove(h *host.Host, m Map) error {
 	if _, err := os.Lstat(path(h, m)); err != nil {
 		return err
 	}
-	if m.Pin == "" && m.Version == Version(m.Base) && m.Fault == "" && bpf.Layouts[m.Base].Lives == bpf.Learnt {
+	if m.Pin == "" && m.Fault == "" && bpf.Layouts[m.Base].Lives == bpf.Learnt {
 		others, err := siblings(h, m)
 		if err != nil {
 			return err
 		}
 		for _, o := range others {
+			if o.now() == 0 {
+				continue // about to go, too
+			}
 			to, err := open(h, o)
 			if err != nil {
 				continue // gone, or not what its name says
@@ -171,7 +194,7 @@ func remove(h *host.Host, m Map) error {
 	return nil
 }
 
-// siblings are the other maps of the same base whose layout is known.
+// siblings are the other maps of the same base, those of the present layout first.
 func siblings(h *host.Host, m Map) ([]Map, error) {
 	names, err := h.BPFNames(host.BPFMapFolder)
 	if err != nil {
@@ -179,9 +202,12 @@ func siblings(h *host.Host, m Map) ([]Map, error) {
 	}
 	var others []Map
 	for _, name := range names {
-		if o := named(name); o.Base == m.Base && o.Version == m.Version && o.Entries != m.Entries {
+		if o := named(name); o.Base == m.Base && o.ID() != m.ID() {
 			others = append(others, o)
 		}
 	}
+	slices.SortStableFunc(others, func(a, b Map) int {
+		return -cmp.Compare(a.now(), b.now())
+	})
 	return others, nil
 }

@@ -1,11 +1,13 @@
 package bpfprog_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
@@ -166,18 +168,30 @@ func TestStrangePin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if err := m.Pin(h.BPFPath(host.BPFProgramFolder, want.ID().Name)); err != nil {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	owned := observe(t, h)
-	if len(owned) != 1 || owned[0].Fault == "" {
-		t.Fatalf("owned: %+v", owned)
-	}
-	if err := ops.Update(t.Context(), h, owned[0], want); err != nil {
-		t.Fatal(err)
-	}
-	if owned := observe(t, h); len(owned) != 1 || owned[0].Fault != "" {
-		t.Errorf("owned: %+v", owned)
+	defer p.Close()
+	path := h.BPFPath(host.BPFProgramFolder, want.ID().Name)
+	for _, pin := range []func(string) error{m.Pin, p.Pin} {
+		if err := pin(path); err != nil {
+			t.Fatal(err)
+		}
+		h.Forget()
+		owned := observe(t, h)
+		if len(owned) != 1 || owned[0].Fault == "" {
+			t.Fatalf("owned: %+v", owned)
+		}
+		if err := ops.Update(t.Context(), h, owned[0], want); err != nil {
+			t.Fatal(err)
+		}
+		if owned := observe(t, h); len(owned) != 1 || owned[0].Fault != "" {
+			t.Errorf("owned: %+v", owned)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

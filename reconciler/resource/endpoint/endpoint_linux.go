@@ -135,7 +135,7 @@ func pinned(h *host.Host, base string) ([]host.BPFMap, error) {
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(m host.BPFMap) bool {
 		_, version, _, ok := bpf.ParseMapName(m.Name)
-		return !ok || version != bpf.Layouts[base].Version
+		return !ok || !bpf.Fits(base, version, m.Map)
 	}), nil
 }
 

@@ -101,6 +101,14 @@ var types = map[int]string{
 	unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw", unix.RTN_NAT: "nat",
 }
 
+var kernelTypes = func() map[string]uint8 {
+	all := map[string]uint8{}
+	for number, name := range types {
+		all[name] = uint8(number)
+	}
+	return all
+}()
+
 func observed(netns string, devs *host.Devices, k netlink.Route) Route {
 	r := Route{
 		NetNS: netns, Dst: host.Prefix(k.Dst).Masked(), Table: k.Table, Metric: k.Priority,
@@ -174,8 +182,14 @@ func coexist(from, to Route) bool {
 	if from.Dst.Addr().Is4() {
 		return true // the older one of two comes first, for packets and for a delete
 	}
-	// IPv6 tells them apart by device and gateway only, and a delete without a gateway takes any.
-	if from.Unreachable != to.Unreachable || from.Dev != to.Dev {
+	// IPv6 tells them apart by device and gateway only, and a delete without a gateway takes any. What leads nowhere is on lo.
+	dev := func(r Route) string {
+		if r.Unreachable {
+			return "lo"
+		}
+		return r.Dev
+	}
+	if dev(from) != dev(to) {
 		return true
 	}
 	return from.Gateway.IsValid() && to.Gateway.IsValid() && from.Gateway != to.Gateway
@@ -276,6 +290,8 @@ func request(kind, flags int, r Route, index int) *nl.NetlinkRequest {
 	switch {
 	case r.Type == "any":
 		msg.Type = unix.RTN_UNSPEC
+	case r.Type != "":
+		msg.Type = kernelTypes[r.Type] // somebody has made it such
 	case r.Unreachable:
 		msg.Type = unix.RTN_UNREACHABLE
 	case r.Dst.Addr().Is4() && !r.Gateway.IsValid():

@@ -180,6 +180,49 @@ func TestAppendedHop(t *testing.T) {
 	}
 }
 
+// A route of ours that somebody gave another type is mended in place, and can be deleted.
+func TestOtherType(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	for i, dst := range []netip.Prefix{dst4, dst6, dst4, dst6} {
+		want := route.Route{Dst: dst, Table: route.MainTable, Dev: "pl0", Metric: map[bool]int{true: 1024}[dst.Addr().Is6()]}
+		shown := "pl0"
+		if i >= 2 {
+			want.Dev, want.Unreachable, shown = "", true, "unreachable"
+		}
+		for _, kind := range []int{unix.RTN_BLACKHOLE, unix.RTN_PROHIBIT, unix.RTN_THROW} {
+			if err := (route.Ops{}).Create(t.Context(), h, want); err != nil {
+				t.Fatal(err)
+			}
+			other := &netlink.Route{Dst: ipnet(dst.String()), Table: route.MainTable, Priority: want.Metric, Protocol: resource.Protocol, Type: kind}
+			spoil := func() route.Route {
+				t.Helper()
+				if err := root(t, h).Handle().RouteReplace(other); err != nil {
+					t.Fatal(err)
+				}
+				h.Forget()
+				owned, _, err := (route.Ops{}).Observe(t.Context(), h, []route.Route{want})
+				if err != nil || len(owned) != 1 {
+					t.Fatalf("%+v: %v", owned, err)
+				}
+				return owned[0]
+			}
+			if err := (route.Ops{}).Update(t.Context(), h, spoil(), want); err != nil {
+				t.Fatal(err)
+			}
+			if got := table(t, h, dst.String()); len(got) != 1 || !strings.Contains(got[0], shown) {
+				t.Errorf("type %d: mended to %q", kind, got)
+			}
+			if err := (route.Ops{}).Delete(t.Context(), h, spoil()); err != nil {
+				t.Fatal(err)
+			}
+			if got := table(t, h, dst.String()); len(got) != 0 {
+				t.Errorf("type %d: left %q", kind, got)
+			}
+		}
+	}
+}
+
 // To the kernel, metric 0 in an IPv4 delete means any metric.
 func TestMetricZero(t *testing.T) {
 	h := kindtest.Root(t)

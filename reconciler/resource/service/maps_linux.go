@@ -3,8 +3,6 @@ package service
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"unsafe"
 
@@ -56,10 +54,9 @@ func (m *maps) find(base string) ([]host.BPFMap, error) {
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
-	layout := bpf.Layouts[base]
 	known := func(b host.BPFMap) bool {
-		version, _, _ := strings.Cut(b.Name[len(base)+1:], ".")
-		return version == "v"+strconv.Itoa(layout.Version) && b.KeySize() == layout.Key && b.ValueSize() == layout.Value
+		_, version, _, ok := bpf.ParseMapName(b.Name)
+		return ok && bpf.Fits(base, version, b.Map)
 	}
 	if len(all) == 1 && known(all[0]) {
 		return all, nil
