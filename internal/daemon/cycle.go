@@ -56,6 +56,7 @@ func (o *Outcome) Error() string { return o.State + ": " + o.Reason }
 // Once does one cycle, as Run does its first. The error is an *Outcome where the node isn't as the files say.
 func (d *Daemon) Once(ctx context.Context) error {
 	defer d.close()
+	d.Reach = nil // nobody asks it
 	if err := d.open(ctx); err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
@@ -125,6 +126,9 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	if err == nil {
 		d.tellError("what somebody else applied can't be taken over", d.follow(ctx))
 		err = d.reconcile(ctx)
+		if d.inForce != nil && d.Reach != nil { // who destroys the node has the lock until its folder is gone
+			d.unreachable = d.Reach()
+		}
 	}
 	d.metrics.cycle(time.Since(began), err)
 	if ctx.Err() != nil {

@@ -61,6 +61,7 @@ type Daemon struct {
 	last               *history.Revision // the one that was read or written last, without its configuration
 	backoff            backoff
 	whole              time.Time         // when the last full look was; zero where one is due
+	unreachable        error             // why commands can't reach the daemon
 	errors             map[string]string // of the daemon's own, by what failed
 	idle               int               // events in a row that led to nothing
 	deaf               time.Time         // until then, events of the kernel are only collected
@@ -218,10 +219,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 		if done != nil {
 			done <- nil
 		}
-		if d.inForce != nil && d.Reach != nil {
-			if err := d.Reach(); err != nil {
-				return err
-			}
+		if d.unreachable != nil {
+			return d.unreachable
 		}
 	}
 }

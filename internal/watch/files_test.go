@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"plumb.internal/plumb/internal/kindtest"
 )
 
 // repo is a repository that is watched.
@@ -216,7 +218,7 @@ func TestFilesWaitsForWriter(t *testing.T) {
 	f, err := os.Create(r.path("r/a.cue"))
 	r.must(err)
 	if !openForWriting(mustOpen(t, f.Name())) {
-		t.Skip("this file system gives no leases")
+		kindtest.Lacks(t, "this file system gives no leases")
 	}
 	_, err = f.WriteString("half")
 	r.must(err)
@@ -248,7 +250,7 @@ func TestFilesStill(t *testing.T) {
 	f, err := os.Create(r.path("r/b.cue"))
 	r.must(err)
 	if !openForWriting(mustOpen(t, f.Name())) {
-		t.Skip("this file system gives no leases")
+		kindtest.Lacks(t, "this file system gives no leases")
 	}
 	if half := r.sum(); r.f.Still(half) {
 		t.Error("a file that is being written is complete")

@@ -1,6 +1,8 @@
 package features
 
 import (
+	"fmt"
+
 	"github.com/vishvananda/netlink"
 )
 
@@ -44,7 +46,7 @@ func (s *sandbox) ipvlan(mode netlink.IPVlanMode) error {
 	if err != nil {
 		return err
 	}
-	return s.h.LinkAdd(&netlink.IPVlan{LinkAttrs: on(p, "ipv"), Mode: mode})
+	return s.h.LinkAdd(&netlink.IPVlan{LinkAttrs: on(p, fmt.Sprintf("ipv%d", s.parents)), Mode: mode})
 }
 
 // netkit creates the pair "nk", "nkpeer".
