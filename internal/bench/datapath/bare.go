@@ -28,7 +28,7 @@ func bareRedirect(_ context.Context, b *bed, _ int) error {
 	if err != nil {
 		return err
 	}
-	return netns.Do(int(b.root.Fd()), func() error {
+	return netns.Do(int(b.Root.Fd()), func() error {
 		for _, way := range [][2]int{{client, server}, {server, client}} {
 			p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
 				asm.Mov.Imm(asm.R1, int32(way[1])),
@@ -44,7 +44,7 @@ func bareRedirect(_ context.Context, b *bed, _ int) error {
 			if err != nil {
 				return fmt.Errorf("attach a bare redirect: %w", err)
 			}
-			b.links = append(b.links, l)
+			b.Own(l)
 		}
 		return nil
 	})

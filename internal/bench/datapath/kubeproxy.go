@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 
+	"plumb.internal/plumb/internal/bench/lanes"
 	"plumb.internal/plumb/internal/netns"
 )
 
@@ -14,7 +15,7 @@ import (
 // filter chains. It is written here from what such a node shows, for comparison; nothing of plumb uses the program nft.
 func kubeProxy(ctx context.Context, b *bed, services int) error {
 	rules := kubeProxyRules(b, services)
-	return netns.Do(int(b.root.Fd()), func() error {
+	return netns.Do(int(b.Root.Fd()), func() error {
 		nft := exec.CommandContext(ctx, "nft", "-f", "-")
 		nft.Stdin = bytes.NewReader(rules)
 		if out, err := nft.CombinedOutput(); err != nil {
@@ -59,7 +60,7 @@ func kubeProxyRules(b *bed, services int) []byte {
 		for k, to := range backends {
 			line("	chain endpoint-%d-%d {", i, k)
 			line("		ip saddr %s jump mark-for-masquerade", to)
-			line("		meta l4proto tcp dnat to %s:%s\n	}", to, port)
+			line("		meta l4proto tcp dnat to %s:%d\n	}", to, lanes.Port)
 		}
 		line("	chain service-%d {", i)
 		// Pods of one segment answer each other directly, unless the node is the client.
@@ -67,7 +68,7 @@ func kubeProxyRules(b *bed, services int) []byte {
 		if b.attach != "veth" && b.attach != "netkit" {
 			from = ""
 		}
-		line("		ip daddr %s tcp dport %s %s jump mark-for-masquerade", address, port, from)
+		line("		ip daddr %s tcp dport %d %s jump mark-for-masquerade", address, lanes.Port, from)
 		fmt.Fprintf(&r, "		numgen random mod %d vmap {", len(backends))
 		for k := range backends {
 			fmt.Fprintf(&r, " %d : goto endpoint-%d-%d,", k, i, k)
@@ -78,7 +79,7 @@ func kubeProxyRules(b *bed, services int) []byte {
 	for i := 0; i < services; i += 1000 {
 		fmt.Fprint(&r, "add element ip proxy service-ips {")
 		for k := i; k < min(services, i+1000); k++ {
-			fmt.Fprintf(&r, " %s . tcp . %s : goto service-%d,", serviceAddr(k), port, k)
+			fmt.Fprintf(&r, " %s . tcp . %d : goto service-%d,", serviceAddr(k), lanes.Port, k)
 		}
 		fmt.Fprint(&r, " }\nadd element ip proxy cluster-ips {")
 		for k := i; k < min(services, i+1000); k++ {

@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
+	"plumb.internal/plumb/internal/bench/lanes"
 	"plumb.internal/plumb/reconciler/features"
 )
-
-// port is where servers listen and services are.
-const port = "8080"
 
 // path is one way from the client to a server.
 type path struct {
@@ -45,11 +44,19 @@ func (p path) features(set *features.Set) *features.Set {
 	return without(set, features.GlobalData) // which all programs on devices need
 }
 
+// note says what a claim below 10 % may rest on has to reach.
+func (p path) note(m lanes.Metric) string {
+	if m != lanes.CPUConnection && m != lanes.PerConnection && m != lanes.PerRoundTrip {
+		return ""
+	}
+	return fmt.Sprintf("  (mark %.2f, aim %.2f)", p.mark, p.aim)
+}
+
 func (p path) target(b *bed) netip.AddrPort {
 	if p.pod {
-		return netip.AddrPortFrom(b.backend[0], 8080)
+		return netip.AddrPortFrom(b.backend[0], lanes.Port)
 	}
-	return netip.AddrPortFrom(serviceAddr(0), 8080)
+	return netip.AddrPortFrom(serviceAddr(0), lanes.Port)
 }
 
 // serviceAddr is the address of service i. The client connects to the first one; the others are there.

@@ -1,4 +1,4 @@
-package main
+package lanes
 
 import (
 	"bufio"
@@ -34,7 +34,7 @@ type process struct {
 
 // start runs this binary in a namespace and the bed's cgroup, on one CPU, and waits until it says that it is ready. Files
 // are its descriptors from 3 on.
-func (b *bed) start(pod *os.File, cpu int, files []*os.File, args ...string) (*process, error) {
+func (b *Bed) start(pod *os.File, cpu int, files []*os.File, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command("/proc/self/exe", append([]string{"-child"}, args...)...)}
 	p.cmd.Stderr, p.cmd.ExtraFiles = os.Stderr, files
 	p.cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(b.cgroup.Fd())}
@@ -105,7 +105,7 @@ func (p *process) order(line string, limit time.Duration) (a answer, err error) 
 
 // cpu is what the bed's cgroup ran so far, in which are its client and servers and nothing else, with the softirqs that
 // they ran themselves.
-func (b *bed) cpu() (time.Duration, error) {
+func (b *Bed) cpu() (time.Duration, error) {
 	stat, err := os.ReadFile(filepath.Join(b.cgroup.Name(), "cpu.stat"))
 	if err != nil {
 		return 0, err

@@ -1,4 +1,4 @@
-package main
+package lanes
 
 import (
 	"fmt"
@@ -7,21 +7,22 @@ import (
 	"slices"
 )
 
-// A metric is one thing measured, as the table names it.
-type metric string
+// A Metric is one thing measured, as the table names it.
+type Metric string
 
+// The first ones are measured for some time; the last two are how long a number of operations takes.
 const (
-	gbits         metric = "Gbit/s"
-	connections   metric = "connections/s"
-	cpuTime       metric = "CPU µs/connection"
-	p50           metric = "round trip p50 µs"
-	p99           metric = "round trip p99 µs"
-	perConnection metric = "ns/connection"
-	perRoundTrip  metric = "ns/round trip"
+	Gbits          Metric = "Gbit/s"
+	CPUGbit        Metric = "CPU ms/Gbit"
+	Connections    Metric = "connections/s"
+	CPUConnection  Metric = "CPU µs/connection"
+	Transactions   Metric = "transactions/s"
+	CPUTransaction Metric = "CPU µs/transaction"
+	P50            Metric = "round trip p50 µs"
+	P99            Metric = "round trip p99 µs"
+	PerConnection  Metric = "ns/connection"
+	PerRoundTrip   Metric = "ns/round trip"
 )
-
-// judged reports whether a claim below 10 % may rest on a metric.
-func (m metric) judged() bool { return m == cpuTime || m == perConnection || m == perRoundTrip }
 
 // resamples of a bootstrap.
 const resamples = 4000
@@ -50,11 +51,11 @@ func interval(v []float64) (low, high float64) {
 	return medians[resamples*25/1000], medians[resamples*975/1000]
 }
 
-// table prints each lane's medians of a metric, and its ratios to the first lane's figure of the same round.
-func table(w io.Writer, m metric, lanes []*lane) {
-	fmt.Fprintf(w, "\n%-20s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].name)
+// Table prints each lane's medians of a metric, and its ratios to the first lane's figure of the same round.
+func Table(w io.Writer, m Metric, lanes []*Lane) {
+	fmt.Fprintf(w, "\n%-20s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].Name)
 	for i, l := range lanes {
-		fmt.Fprintf(w, "  %-18s %12.2f", l.name, median(slices.Clone(l.figures[m])))
+		fmt.Fprintf(w, "  %-18s %12.2f", l.Name, median(slices.Clone(l.figures[m])))
 		if i > 0 {
 			r := ratios(l.figures[m], lanes[0].figures[m])
 			low, high := interval(r)
@@ -62,8 +63,8 @@ func table(w io.Writer, m metric, lanes []*lane) {
 			if low <= 1 && high >= 1 {
 				fmt.Fprint(w, "  not distinguishable")
 			}
-			if l.path.mark > 0 && m.judged() {
-				fmt.Fprintf(w, "  (mark %.2f, aim %.2f)", l.path.mark, l.path.aim)
+			if l.Note != nil {
+				fmt.Fprint(w, l.Note(m))
 			}
 		}
 		fmt.Fprintln(w)

@@ -1,4 +1,4 @@
-package main
+package lanes
 
 import (
 	"bufio"
@@ -61,6 +61,16 @@ func send(fd int, b []byte) (int, error) {
 }
 
 func closeFD(fd int) { _, _ = raw(unix.SYS_CLOSE, uintptr(fd)) }
+
+// Port is where servers listen.
+const Port = 8080
+
+// What a client is asked to do for some time.
+const (
+	stream     = "stream"
+	connect    = "connect"
+	roundTrips = "rr"
+)
 
 // What a connection's first byte asks for.
 const (
@@ -151,11 +161,11 @@ func client(target string) error {
 		if err == nil {
 			start, d := time.Now(), time.Duration(ns)
 			switch what {
-			case "stream":
+			case stream:
 				err = a.stream(to, start.Add(d))
-			case "connect":
+			case connect:
 				err = a.connect(to, start.Add(d))
-			case "rr":
+			case roundTrips:
 				err = a.roundTrips(to, start.Add(d))
 			}
 			a.Seconds = time.Since(start).Seconds()

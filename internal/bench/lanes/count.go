@@ -1,4 +1,4 @@
-package main
+package lanes
 
 import (
 	"bufio"
@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -32,14 +31,10 @@ func counter(target string) error {
 		if l, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
-		n, err := strconv.Atoi(port)
-		if err == nil {
-			err = unix.Bind(l, &unix.SockaddrInet4{Port: n})
+		if err = unix.Bind(l, &unix.SockaddrInet4{Port: Port}); err != nil {
+			return err
 		}
-		if err == nil {
-			err = unix.Listen(l, 1024)
-		}
-		return err
+		return unix.Listen(l, 1024)
 	})
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -190,13 +185,13 @@ func echoTimes(p peers, n int) (float64, error) {
 const warm = 50
 
 // startCounter runs a counter on a bed.
-func startCounter(b *bed, target netip.AddrPort) (*process, error) {
-	return b.start(b.client, clientCPU, []*os.File{b.servers[0]}, "count", target.String())
+func startCounter(b *Bed, client, server *os.File, target netip.AddrPort) (*process, error) {
+	return b.start(client, clientCPU, []*os.File{server}, "count", target.String())
 }
 
 // counts adds one block of n connections and one of n round trips, in clock ticks each.
-func (l *lane) counts(n int) error {
-	for what, metric := range map[string]metric{"connections": perConnection, "echoes": perRoundTrip} {
+func (l *Lane) counts(n int) error {
+	for what, metric := range map[string]Metric{"connections": PerConnection, "echoes": PerRoundTrip} {
 		a, err := l.client.order(fmt.Sprintf("%s %d", what, n), patience)
 		if err == nil && a.Count != n {
 			err = errors.New("the counter stopped early")
