@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"strings"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
@@ -121,6 +122,25 @@ func (b *builder) mapsPath(name string, inNode, inAll bool) string {
 		return "tuning.maps." + name
 	}
 	return b.node.path
+}
+
+// SizedBy says what the size of a map follows: "ratio" (tuning.maps.ratio), "services" (tuning.maps.services), "tables" (the
+// services with Maglev) or "fixed".
+func SizedBy(base string) string {
+	for _, m := range learntMaps {
+		if m.base == base {
+			return "ratio"
+		}
+	}
+	for _, m := range declaredMaps {
+		if m.base == base {
+			return "services"
+		}
+	}
+	if strings.HasPrefix(base, "maglev_") {
+		return "tables"
+	}
+	return "fixed"
 }
 
 // checkSizes finds used maps that are too small for the configuration, and says which number would do.

@@ -17,7 +17,10 @@ import (
 type fake struct{ asked []string }
 
 func (f *fake) Status() Status { return Status{FormatVersion: "1", Node: "n", State: Converged} }
-func (f *fake) Look(_ context.Context, what string) (any, error) {
+func (f *fake) Look(_ context.Context, what string, verbose bool) (any, error) {
+	if verbose {
+		what += " verbose"
+	}
 	if what == "pods" {
 		return nil, errors.New("no pods today")
 	}
@@ -69,6 +72,9 @@ func TestAPI(t *testing.T) {
 	}
 	var look map[string]string
 	if err := c.Get(t.Context(), "services", &look); err != nil || look["what"] != "services" {
+		t.Errorf("%v, %v", look, err)
+	}
+	if err := c.Get(t.Context(), "status?verbose=true", &look); err != nil || look["what"] != "status verbose" {
 		t.Errorf("%v, %v", look, err)
 	}
 	if err := c.Get(t.Context(), "pods", &look); err == nil || err.Error() != "no pods today" {

@@ -53,7 +53,7 @@ func dial(ctx context.Context, runDir string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", path)
 }
 
-// Get asks for "daemon", "status", "services" or "pods".
+// Get asks for "daemon", "status", "status?verbose=true", "services" or "pods".
 func (c *Client) Get(ctx context.Context, what string, answer any) error {
 	return c.do(ctx, http.MethodGet, what, nil, answer)
 }

@@ -21,8 +21,9 @@ const socketFile = "api.sock"
 // Backend is what the daemon offers.
 type Backend interface {
 	Status() Status
-	// Look answers what the commands ask: "status", "services" or "pods", as those write it in JSON.
-	Look(ctx context.Context, what string) (any, error)
+	// Look answers what the commands ask: "status", "services" or "pods", as those write it in JSON, with all there is to know
+	// if verbose is set.
+	Look(ctx context.Context, what string, verbose bool) (any, error)
 	Suspend(ctx context.Context, reason string) error
 	Resume(ctx context.Context) error
 	// Confirm keeps an apply that waits to be confirmed.
@@ -47,7 +48,7 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/daemon", func(w http.ResponseWriter, r *http.Request) { answer(w, b.Status(), nil) })
 	for _, what := range []string{"status", "services", "pods"} {
 		mux.HandleFunc("GET /v1/"+what, func(w http.ResponseWriter, r *http.Request) {
-			v, err := b.Look(r.Context(), what)
+			v, err := b.Look(r.Context(), what, r.URL.Query().Get("verbose") == "true")
 			answer(w, v, err)
 		})
 	}

@@ -47,6 +47,29 @@ type Status struct {
 	Drift    []Drift  `json:"drift"`
 	Warnings []string `json:"warnings"`
 	Cycles   Cycles   `json:"cycles"`
+	// Controllers are what the daemon does again and again.
+	Controllers []Controller `json:"controllers"`
+}
+
+// Controller is something that the daemon does again and again, and how that went.
+type Controller struct {
+	Name      string    `json:"name"`
+	Runs      int       `json:"runs"`
+	Errors    int       `json:"errors"`
+	Succeeded time.Time `json:"last_success,omitzero"`
+	Failed    time.Time `json:"last_error,omitzero"`
+	Error     string    `json:"error"` // of the last time that it failed
+}
+
+// Note counts one time.
+func (c *Controller) Note(err error) {
+	c.Runs++
+	if err == nil {
+		c.Succeeded = time.Now().UTC()
+		return
+	}
+	c.Errors++
+	c.Failed, c.Error = time.Now().UTC(), err.Error()
 }
 
 // InForce is the configuration that is kept true.

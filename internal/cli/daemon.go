@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +39,7 @@ func (o *Options) look(ctx context.Context, what string, answer any, read func(s
 	if c := o.daemon(ctx); c != nil {
 		return c.Get(ctx, what, answer)
 	}
+	what, _, _ = strings.Cut(what, "?")
 	command := map[string]string{"status": "status", "services": "svc ls", "pods": "pod ls"}[what]
 	s, err := o.begin(ctx, command, "")
 	if err != nil {
@@ -118,6 +120,27 @@ func (o *Options) writeDaemon(s *api.Status) {
 		fmt.Fprintln(o.Out, w)
 	}
 	fmt.Fprintln(o.Out)
+	if o.Verbose && len(s.Controllers) > 0 {
+		o.writeControllers(s.Controllers)
+	}
+}
+
+// writeControllers prints how often each thing was done, and how it went.
+func (o *Options) writeControllers(all []api.Controller) {
+	w := tabwriter.NewWriter(o.Out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "CONTROLLER\tRUNS\tERRORS\tLAST SUCCESS\tLAST ERROR\tMESSAGE")
+	ago := func(t time.Time) string {
+		if t.IsZero() {
+			return "never"
+		}
+		return max(0, time.Since(t)).Round(time.Second).String() + " ago"
+	}
+	for _, c := range all {
+		message, _, _ := strings.Cut(c.Error, "\n")
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\n", c.Name, c.Runs, c.Errors, ago(c.Succeeded), ago(c.Failed), orDash(message))
+	}
+	fmt.Fprintln(w)
+	w.Flush()
 }
 
 // served is the daemon as the API offers it.
@@ -177,7 +200,7 @@ func (s *served) surroundings(ctx context.Context) []string {
 }
 
 // Look implements api.Backend.
-func (s *served) Look(ctx context.Context, what string) (any, error) {
+func (s *served) Look(ctx context.Context, what string, verbose bool) (any, error) {
 	one, err := s.session(ctx)
 	if err != nil {
 		return nil, err
@@ -189,7 +212,7 @@ func (s *served) Look(ctx context.Context, what string) (any, error) {
 	case "pods":
 		return one.pods(ctx)
 	}
-	st, err := one.status(ctx)
+	st, err := one.status(ctx, verbose)
 	mine := s.Status()
 	st.Daemon = &mine
 	return st, err

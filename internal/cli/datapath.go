@@ -30,6 +30,7 @@ type datapath struct {
 	hooks    []string        // of the cgroup
 	services map[string]bool // by way: socket, packet
 	checks   map[string]bool // "DEV HOOK" of the root namespace where sources are checked
+	on       map[string]bool // settings of the programs on devices
 	table    *nft.Table      // that carries services
 	bypass   *nft.Table      // that keeps connections from being tracked
 }
@@ -37,7 +38,7 @@ type datapath struct {
 // datapathOf finds out what the attached programs do: by the maps that they use, and by the settings that they were
 // loaded with.
 func datapathOf(owned resource.State) datapath {
-	d := datapath{services: map[string]bool{}, checks: map[string]bool{}}
+	d := datapath{services: map[string]bool{}, checks: map[string]bool{}, on: map[string]bool{}}
 	for _, id := range owned.IDs() {
 		switch r := owned[id].(type) {
 		case nft.Table:
@@ -56,6 +57,9 @@ func datapathOf(owned resource.State) datapath {
 				d.hooks = append(d.hooks, r.Hook)
 				d.services[waySocket] = d.services[waySocket] || serves
 				continue
+			}
+			for name, value := range p.Settings {
+				d.on[name] = d.on[name] || value == 1
 			}
 			d.services[wayPacket] = d.services[wayPacket] || serves && p.Settings["drain"] == 0
 			if r.NetNS == "" && p.Settings["source_check"] == 1 {

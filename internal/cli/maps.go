@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"plumb.internal/plumb/bpf"
+	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/host"
 )
 
@@ -18,6 +19,8 @@ type mapUse struct {
 	Entries int    `json:"entries"` // most that it can have
 	Used    int    `json:"used"`
 	Bytes   uint64 `json:"bytes"` // as the kernel counts them
+	// SizedBy is what the number of entries follows: "ratio", "services", "tables", "fixed".
+	SizedBy string `json:"sized_by"`
 }
 
 // counted is what became of packets.
@@ -41,7 +44,7 @@ func readMaps(h *host.Host) ([]mapUse, error) {
 				return fmt.Errorf("ask for its size: %w", err)
 			}
 			bytes, _ := info.Memlock()
-			uses = append(uses, mapUse{m.Name, entries, used, bytes})
+			uses = append(uses, mapUse{m.Name, entries, used, bytes, compiler.SizedBy(base)})
 			return nil
 		})
 		if err != nil {

@@ -122,7 +122,7 @@ func TestDataStatus(t *testing.T) {
 		s.add(f)
 	}
 	s.Graceful.Supported = true
-	s.Maps = []mapUse{{"flows.v1.16", 16, 3, 4096}}
+	s.Maps = []mapUse{{"flows.v1.16", 16, 3, 4096, "ratio"}}
 	s.Counters = []counted{{"spoofed", 1, 60}}
 	var out bytes.Buffer
 	o := &Options{Out: &out, Verbose: true}
@@ -135,7 +135,7 @@ func TestDataStatus(t *testing.T) {
 		"algorithm             maglev 4093 (2 services), random (1 service)\n",
 		"session affinity      2 services, at most 3s\n",
 		"graceful termination  on, 1 backend terminating\n",
-		"flows.v1.16  16       3     4096\n",
+		"flows.v1.16  16       3     4096   ratio\n",
 		"spoofed  1        60\n",
 	} {
 		if !strings.Contains(out.String(), line) {

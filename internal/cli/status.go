@@ -21,6 +21,7 @@ type status struct {
 	Drifted       bool                `json:"drifted"`
 	Choices       []choiceStatus      `json:"choices"`
 	Data          *dataStatus         `json:"data_path"` // null where the node has none
+	Details       *nodeStatus         `json:"details"`   // null unless --verbose
 	Pods          []podStatus         `json:"pods"`
 	Conflicts     []resource.Conflict `json:"conflicts"`
 	Warnings      []string            `json:"warnings"`
@@ -44,8 +45,12 @@ type podStatus struct {
 // Status prints what is wanted and what is there, as the daemon sees it where one runs. The exit code is 2 where they differ.
 func (o *Options) Status(ctx context.Context) error {
 	var st status
-	err := o.look(ctx, "status", &st, func(s *session) (err error) {
-		st, err = s.status(ctx)
+	what := "status"
+	if o.Verbose {
+		what += "?verbose=true"
+	}
+	err := o.look(ctx, what, &st, func(s *session) (err error) {
+		st, err = s.status(ctx, o.Verbose)
 		return err
 	})
 	if err != nil {
@@ -63,7 +68,7 @@ func (o *Options) Status(ctx context.Context) error {
 }
 
 // status looks at the machine.
-func (s *session) status(ctx context.Context) (status, error) {
+func (s *session) status(ctx context.Context, verbose bool) (status, error) {
 	if p, state, err := guard.Look(s.host); err != nil {
 		s.host.Warn("%v", err)
 	} else if p != nil {
@@ -84,6 +89,11 @@ func (s *session) status(ctx context.Context) (status, error) {
 	all := observed.All()
 	if st.Data, err = readData(s.host, all); err != nil {
 		return status{}, err
+	}
+	if verbose {
+		if st.Details, err = s.nodeStatus(ctx, all, st.Data); err != nil {
+			return status{}, err
+		}
 	}
 	changes := map[string][]string{}
 	for _, c := range p.Changes {
@@ -137,6 +147,11 @@ func (o *Options) writeStatus(st status) error {
 	}
 	if st.Data != nil {
 		if err := o.writeData(st.Data); err != nil {
+			return err
+		}
+	}
+	if st.Details != nil {
+		if err := o.writeNode(st.Details); err != nil {
 			return err
 		}
 	}

@@ -137,10 +137,7 @@ func (o *Options) writeData(s *dataStatus) error {
 	fmt.Fprintf(w, "conntrack bypass\t%s\n", s.Bypass.text())
 	fmt.Fprintln(w)
 	if len(s.Maps) > 0 {
-		fmt.Fprintln(w, "MAP\tENTRIES\tUSED\tBYTES")
-		for _, m := range s.Maps {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%d\n", m.Name, m.Entries, m.Used, m.Bytes)
-		}
+		s.writeMaps(w, o.Verbose)
 		fmt.Fprintln(w)
 	}
 	if o.Verbose && len(s.Counters) > 0 {
@@ -150,6 +147,22 @@ func (o *Options) writeData(s *dataStatus) error {
 		return fmt.Errorf("write status: %w", err)
 	}
 	return nil
+}
+
+// writeMaps prints the maps; with all there is to know also what their sizes follow.
+func (s *dataStatus) writeMaps(w io.Writer, verbose bool) {
+	fmt.Fprint(w, "MAP\tENTRIES\tUSED\tBYTES")
+	if verbose {
+		fmt.Fprint(w, "\tSIZED BY")
+	}
+	fmt.Fprintln(w)
+	for _, m := range s.Maps {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d", m.Name, m.Entries, m.Used, m.Bytes)
+		if verbose {
+			fmt.Fprintf(w, "\t%s", m.SizedBy)
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 func (s *dataStatus) writeCounters(w io.Writer) {

@@ -131,6 +131,7 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 		}
 	}
 	d.metrics.cycle(time.Since(began), err)
+	d.note(&d.ran.cycles, err)
 	if ctx.Err() != nil {
 		return 0
 	}

@@ -45,6 +45,7 @@ type Options struct {
 type Daemon struct {
 	Options
 	metrics *metrics
+	ran     controllers // guarded by mu
 	files   *watch.Files
 	kernel  *watch.Kernel
 	prober  *health.Prober
@@ -79,6 +80,7 @@ type Daemon struct {
 	mu        sync.Mutex
 	status    api.Status
 	suspended *api.Suspension
+	probing   *health.Prober     // once it is there
 	compiled  *compiler.Compiled // in force, with the nodes of its configuration
 	nodes     map[string]schema.Node
 }
@@ -109,7 +111,7 @@ type request struct {
 
 // New prepares a daemon; nothing is watched or done yet.
 func New(o Options) *Daemon {
-	d := &Daemon{Options: o, metrics: newMetrics(), asked: make(chan request), backoff: backoff{}, errors: map[string]string{}, expected: map[resource.ID]bool{}, touched: true}
+	d := &Daemon{Options: o, metrics: newMetrics(), ran: newControllers(), asked: make(chan request), backoff: backoff{}, errors: map[string]string{}, expected: map[resource.ID]bool{}, touched: true}
 	d.status = api.Status{State: api.Starting, Started: time.Now().UTC()}
 	if d.Notify == nil {
 		d.Notify = func(string) {}

@@ -44,7 +44,8 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 		d.part, d.places = nil, nil
 	}
 	d.whole, d.litter = time.Time{}, true
-	if err := d.all(ctx, heard); err != nil {
+	err := d.all(ctx, heard)
+	if d.note(&d.ran.looks, err); err != nil {
 		return err
 	}
 	d.whole = time.Now()

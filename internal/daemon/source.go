@@ -45,6 +45,7 @@ func (d *Daemon) evaluate(ctx context.Context) {
 	}
 	d.read = &sum
 	d.metrics.compiled(time.Since(began), err)
+	d.note(&d.ran.files, err)
 	d.sourceIs(err)
 	if err != nil {
 		d.candidate, d.saying = nil, ""

@@ -20,6 +20,7 @@ func (d *Daemon) Status() api.Status {
 	defer d.mu.Unlock()
 	s := d.status
 	s.Suspended = d.suspended
+	s.Controllers = d.ran.all(d.probing)
 	return s
 }
 
@@ -34,6 +35,7 @@ func (d *Daemon) InForce() (*compiler.Compiled, map[string]schema.Node) {
 func (d *Daemon) publish(began time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.probing = d.prober
 	s := &d.status
 	s.FormatVersion, s.Node, s.PID, s.Version = "1", d.Node, os.Getpid(), d.Version
 	s.Failing = d.backoff.status()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"plumb.internal/plumb/compiler"
+	"plumb.internal/plumb/internal/api"
 	"plumb.internal/plumb/internal/probe"
 )
 
@@ -47,6 +48,7 @@ type Prober struct {
 	mu      sync.Mutex
 	targets map[compiler.HealthTarget]*target
 	adopted Verdicts
+	probes  api.Controller
 }
 
 // target is what is asked for some backends.
@@ -61,7 +63,7 @@ type target struct {
 
 // New returns a prober that probes nothing yet.
 func New(ns probe.Namespace) *Prober {
-	p := &Prober{ns: ns, changed: make(chan struct{}, 1), targets: map[compiler.HealthTarget]*target{}}
+	p := &Prober{probes: api.Controller{Name: "probe backends"}, ns: ns, changed: make(chan struct{}, 1), targets: map[compiler.HealthTarget]*target{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -166,6 +168,7 @@ func (p *Prober) probe(t *target) {
 // note counts the outcome of a probe. It returns how long after the beginning of this probe the next one begins.
 func (p *Prober) note(t *target, settings compiler.HealthTarget, err error) (next time.Duration) {
 	t.reason = ""
+	p.probes.Note(err)
 	if err != nil {
 		t.reason = err.Error()
 	}
@@ -181,4 +184,11 @@ func (p *Prober) note(t *target, settings compiler.HealthTarget, err error) (nex
 		}
 	}
 	return t.next(settings)
+}
+
+// Controller is how often backends were probed, and how that went: an error is a backend that didn't answer.
+func (p *Prober) Controller() api.Controller {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.probes
 }

@@ -87,6 +87,18 @@ func eachChain(f func(*nftables.Conn, *nftables.Chain, string)) {
 	}
 }
 
+// ForwardChains lists others' chains of nftables that forwarded packets pass and that have rules, or drop what has none.
+func (h *Host) ForwardChains() (names []string) {
+	err := h.root.Do(func() error {
+		names = forwardChains()
+		return nil
+	})
+	if err != nil {
+		return nil // Surroundings says what can't be read
+	}
+	return names
+}
+
 // forwardChains lists others' chains of nftables that forwarded packets pass and that have rules, or drop what has none.
 func forwardChains() []string {
 	var names []string
