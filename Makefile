@@ -52,7 +52,7 @@ lint:
 check: lint test
 
 # All figures, in about an hour; with QUICK=1 in a few minutes, which is too little for what differs by less than 10 %.
-BENCH := compile run control daemon datapath icount programs
+BENCH := compile run control daemon datapath routing icount programs
 bench: bin/plumb
 	.ci/deps run test vm
 	for b in $(BENCH); do $(GO) build -o bin/bench-$$b ./internal/bench/$$b || exit; done
@@ -63,7 +63,9 @@ ifdef QUICK
 	bin/bench-daemon -n 1000 -times 20 -idle 5
 	bin/bench-programs -runs 2000 -rounds 3
 	bin/bench-icount -rounds 3 -count 200 -attach veth,bridge,macvlan
+	bin/bench-icount -routing -rounds 2 -count 200 -attach veth
 	bin/bench-datapath -rounds 10 -seconds 0.05 -services 1,1000
+	bin/bench-routing -rounds 10 -seconds 0.05
 else
 	bin/bench-compile -n 1000
 	bin/bench-compile -n 10000 -runs 5
@@ -74,7 +76,9 @@ else
 	bin/bench-programs
 	bin/bench-icount
 	bin/bench-icount -apart
+	bin/bench-icount -routing -attach veth,netkit,bridge
 	bin/bench-datapath -seconds 0.1
+	bin/bench-routing -rounds 120
 endif
 
 demo: bin/plumb

@@ -37,6 +37,7 @@ func main() {
 	}
 	o := options{}
 	o.Flags(120, 0.3)
+	o.Metrics = []lanes.Metric{lanes.Gbits, lanes.Connections, lanes.CPUConnection, lanes.P50, lanes.P99}
 	services := flag.String("services", "1,10000", "`numbers` of services on the node")
 	attach := flag.String("attach", "veth,bridge,macvlan", "`names` of attachments, one after the other")
 	names := flag.String("paths", "direct,programs,plumb,socket,packet,nft,kubeproxy", "`names` of paths; the others are compared with the first")
@@ -90,9 +91,7 @@ func (o options) measure(ctx context.Context, g *lanes.Ground, attach string) (e
 	if all, err = o.Run(ctx, attach, all); err != nil {
 		return err
 	}
-	for _, m := range o.Metrics(lanes.Gbits, lanes.Connections, lanes.CPUConnection, lanes.P50, lanes.P99) {
-		lanes.Table(os.Stdout, m, all)
-	}
+	o.Print(all)
 	return nil
 }
 

@@ -1,7 +1,8 @@
-// Command icount runs bench-datapath -count in a virtual machine whose clock counts instructions: what a connection and a
-// round trip cost by each path, the same on every machine and under every load.
+// Command icount runs bench-datapath -count, or bench-routing -count, in a virtual machine whose clock counts instructions:
+// what a connection and a round trip cost by each path, the same on every machine and under every load.
 //
 //	bench-icount [-kernel 6.12-amd64] [-attach veth,…] [-paths direct,…] [-services 1,1000] [-rounds N] [-count N]
+//	bench-icount -routing [-kernel 6.12-amd64] [-attach veth,…] [-rules none,0,1000] [-rounds N] [-count N]
 //
 // Client and server are one thread, on one processor, so that nothing waits for a scheduler, or with -apart two processes,
 // whose wakings are counted too; a nanosecond of the machine is one
@@ -30,6 +31,8 @@ func main() {
 	kernel := flag.String("kernel", "6.12-amd64", "`name` of the kernel")
 	attach := flag.String("attach", "veth,netkit,bridge,macvlan,ipvlan-l2", "`names` of attachments")
 	paths := flag.String("paths", "direct,bare,programs,plumb,socket,packet,nft,kubeproxy", "`names` of paths; the others are compared with the first")
+	routing := flag.Bool("routing", false, "ways to a host behind the uplink, instead of paths to services")
+	rules := flag.String("rules", "none,0,1000", "`numbers` of rules in the firewall that these ways pass; none: without one")
 	services := flag.String("services", "1", "`numbers` of services on the node")
 	rounds := flag.Int("rounds", 5, "rounds over all paths of an attachment")
 	count := flag.Int("count", 500, "connections and round trips of one measurement")
@@ -38,16 +41,19 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	argv := []string{"/bin/bench-datapath", "-paths", *paths, "-services", *services, "-rounds", strconv.Itoa(*rounds), "-count", strconv.Itoa(*count),
-		"-apart=" + strconv.FormatBool(*apart)}
-	if err := run(ctx, *kernel, strings.Split(*attach, ","), argv, *timeout); err != nil {
+	program, argv := "datapath", []string{"-paths", *paths, "-services", *services}
+	if *routing {
+		program, argv = "routing", []string{"-rules", *rules}
+	}
+	argv = append(argv, "-rounds", strconv.Itoa(*rounds), "-count", strconv.Itoa(*count), "-apart="+strconv.FormatBool(*apart))
+	if err := run(ctx, *kernel, program, strings.Split(*attach, ","), argv, *timeout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-icount:", err)
 		os.Exit(1)
 	}
 }
 
 // run has one machine measure all attachments, one after the other.
-func run(ctx context.Context, kernel string, attach, argv []string, timeout time.Duration) error {
+func run(ctx context.Context, kernel, name string, attach, argv []string, timeout time.Duration) error {
 	dir, err := filepath.Abs(".")
 	if err != nil {
 		return err
@@ -58,7 +64,7 @@ func run(ctx context.Context, kernel string, attach, argv []string, timeout time
 		return err
 	}
 	k := kernels[0]
-	program, err := s.Program(ctx, k.Arch, "./internal/bench/datapath")
+	program, err := s.Program(ctx, k.Arch, "./internal/bench/"+name)
 	if err != nil {
 		return err
 	}
@@ -66,12 +72,13 @@ func run(ctx context.Context, kernel string, attach, argv []string, timeout time
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(root.Put(program, "bin/bench-datapath", nil), root.PutProgram("nft")); err != nil {
+	bin := "bin/bench-" + name
+	if err := errors.Join(root.Put(program, bin, nil), root.PutProgram("nft")); err != nil {
 		return err
 	}
 	var job vmtest.Job
 	for _, a := range attach {
-		job.Steps = append(job.Steps, vmtest.Step{Name: a, Argv: append(slices.Clone(argv), "-attach", a)})
+		job.Steps = append(job.Steps, vmtest.Step{Name: a, Argv: slices.Concat([]string{"/" + bin}, argv, []string{"-attach", a})})
 	}
 	m := &vmtest.Machine{Kernel: k, Counted: true, Timeout: timeout, Live: os.Stdout}
 	out, err := m.Run(ctx, root, job)

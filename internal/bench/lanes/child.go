@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"time"
 	"unsafe"
 
@@ -68,81 +67,10 @@ const Port = 8080
 // What a client is asked to do for some time.
 const (
 	stream     = "stream"
+	receive    = "receive"
 	connect    = "connect"
 	roundTrips = "rr"
 )
-
-// What a connection's first byte asks for.
-const (
-	once = 'c' // this byte back, then the end
-	echo = 'e' // every byte back
-	sink = 's' // nothing back
-)
-
-// serve answers one connection after the other.
-func serve(port string) error {
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return err
-	}
-	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = setCubic(l)
-	}
-	if err == nil { // how long it may take to see that the input has ended
-		err = unix.SetsockoptTimeval(l, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
-	}
-	if err == nil { // connections come with their first byte, so that none is waited for while others have theirs
-		err = unix.SetsockoptInt(l, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5)
-	}
-	if err == nil {
-		err = unix.Bind(l, &unix.SockaddrInet4{Port: n})
-	}
-	if err == nil {
-		err = unix.Listen(l, 1024)
-	}
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	fmt.Println("ready")
-	buf := make([]byte, 256<<10)
-	for {
-		c, err := raw(unix.SYS_ACCEPT4, uintptr(l), 0, 0, unix.SOCK_CLOEXEC)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			in := []unix.PollFd{{Fd: 0, Events: unix.POLLIN}}
-			if k, _ := unix.Poll(in, 0); k > 0 {
-				return nil
-			}
-			continue
-		case errors.Is(err, unix.ECONNABORTED):
-			continue
-		case err != nil:
-			return fmt.Errorf("accept: %w", err)
-		}
-		answerAll(c, buf)
-		closeFD(c)
-	}
-}
-
-// answerAll serves one connection to its end.
-func answerAll(c int, buf []byte) {
-	for asked := byte(0); ; {
-		k, err := read(c, buf)
-		if err != nil || k == 0 {
-			return
-		}
-		if asked == 0 {
-			asked = buf[0]
-		}
-		if asked != sink {
-			_, err = send(c, buf[:k])
-		}
-		if err != nil || asked == once {
-			return
-		}
-	}
-}
 
 // client does what it is told, one line an order, and answers in JSON.
 func client(target string) error {
@@ -163,6 +91,8 @@ func client(target string) error {
 			switch what {
 			case stream:
 				err = a.stream(to, start.Add(d))
+			case receive:
+				err = a.receive(to, start.Add(d))
 			case connect:
 				err = a.connect(to, start.Add(d))
 			case roundTrips:
@@ -241,6 +171,29 @@ func (a *answer) stream(to *unix.RawSockaddrInet4, until time.Time) error {
 		k, err := send(c, buf)
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
+		}
+		a.Count += k
+	}
+	return nil
+}
+
+func (a *answer) receive(to *unix.RawSockaddrInet4, until time.Time) error {
+	c, err := begun(to)
+	if err != nil {
+		return err
+	}
+	defer closeFD(c)
+	if err := say(c, pour); err != nil {
+		return err
+	}
+	buf := make([]byte, 256<<10)
+	for time.Now().Before(until) {
+		k, err := read(c, buf)
+		if err == nil && k == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
 		}
 		a.Count += k
 	}

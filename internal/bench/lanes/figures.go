@@ -14,6 +14,8 @@ type Metric string
 const (
 	Gbits          Metric = "Gbit/s"
 	CPUGbit        Metric = "CPU ms/Gbit"
+	GbitsIn        Metric = "Gbit/s to client"
+	CPUGbitIn      Metric = "CPU ms/Gbit to client"
 	Connections    Metric = "connections/s"
 	CPUConnection  Metric = "CPU µs/connection"
 	Transactions   Metric = "transactions/s"
@@ -51,11 +53,11 @@ func interval(v []float64) (low, high float64) {
 	return medians[resamples*25/1000], medians[resamples*975/1000]
 }
 
-// Table prints each lane's medians of a metric, and its ratios to the first lane's figure of the same round.
-func Table(w io.Writer, m Metric, lanes []*Lane) {
-	fmt.Fprintf(w, "\n%-20s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].Name)
+// table prints each lane's medians of a metric, and its ratios to the first lane's figure of the same round.
+func table(w io.Writer, m Metric, lanes []*Lane) {
+	fmt.Fprintf(w, "\n%-22s %12s   ratio to %s: median [95 %%]\n", m, "median", lanes[0].Name)
 	for i, l := range lanes {
-		fmt.Fprintf(w, "  %-18s %12.2f", l.Name, median(slices.Clone(l.figures[m])))
+		fmt.Fprintf(w, "  %-20s %12.2f", l.Name, median(slices.Clone(l.figures[m])))
 		if i > 0 {
 			r := ratios(l.figures[m], lanes[0].figures[m])
 			low, high := interval(r)

@@ -11,7 +11,8 @@
 //	ground.go   what all beds stand on: a mount namespace of this process's own
 //	bed.go      a node with its pods, by plumb's compiler and reconciler
 //	process.go  starting client and servers, processes of this binary that are pinned to one CPU each
-//	child.go    what they do
+//	child.go    what a client does
+//	server.go   and a server
 //	count.go    or both in one thread, timed
 //	figures.go  medians, intervals, the table
 //
@@ -37,6 +38,8 @@ type Options struct {
 	Time   time.Duration // of one measurement
 	Count  int           // instead: operations of one measurement, timed
 	Apart  bool          // and then: client and server are two processes
+	// Metrics are what is measured and printed, unless operations are counted.
+	Metrics []Metric
 }
 
 // Flags are -rounds, -seconds, -count and -apart. The options are there once they are parsed.
@@ -55,6 +58,7 @@ func (o *Options) Flags(rounds int, seconds float64) {
 type Lane struct {
 	Name    string
 	Note    func(Metric) string // what the table says behind a ratio; may be nil
+	Check   func() error        // asked after each measurement; may be nil
 	bed     *Bed
 	client  *process
 	servers []*process
@@ -99,6 +103,9 @@ func (l *Lane) Close() error {
 
 // Run measures all lanes, and returns those that work at all; the others are closed. Subject is what the output names.
 func (o Options) Run(ctx context.Context, subject string, lanes []*Lane) (working []*Lane, err error) {
+	if o.Rounds < 1 {
+		return lanes, fmt.Errorf("%d rounds show nothing", o.Rounds)
+	}
 	start := time.Now()
 	before, err := softirqs()
 	if err != nil {
@@ -142,20 +149,37 @@ func (o Options) Run(ctx context.Context, subject string, lanes []*Lane) (workin
 	return working, nil
 }
 
-// Metrics are those of a run among the ones that are asked for: what was timed, if operations were counted.
-func (o Options) Metrics(wanted ...Metric) []Metric {
+// Print prints a table of each metric. Lanes are compared with the first one.
+func (o Options) Print(lanes []*Lane) {
+	metrics := o.Metrics
 	if o.Count > 0 {
-		return []Metric{PerConnection, PerRoundTrip}
+		metrics = []Metric{PerConnection, PerRoundTrip}
 	}
-	return wanted
+	for _, m := range metrics {
+		table(os.Stdout, m, lanes)
+	}
+}
+
+// measured is what a client has to do for each metric.
+var measured = map[Metric]string{
+	Gbits: stream, CPUGbit: stream, GbitsIn: receive, CPUGbitIn: receive, Connections: connect, CPUConnection: connect,
+	Transactions: roundTrips, CPUTransaction: roundTrips, P50: roundTrips, P99: roundTrips,
 }
 
 // measure adds one round's figures.
-func (l *Lane) measure(o Options) error {
+func (l *Lane) measure(o Options) (err error) {
+	defer func() {
+		if err == nil && l.Check != nil {
+			err = l.Check()
+		}
+	}()
 	if o.Count > 0 {
 		return l.counts(o.Count)
 	}
-	for _, what := range []string{stream, connect, roundTrips} {
+	for _, what := range []string{stream, receive, connect, roundTrips} {
+		if !slices.ContainsFunc(o.Metrics, func(m Metric) bool { return measured[m] == what }) {
+			continue
+		}
 		before, err := l.bed.cpu()
 		if err != nil {
 			return err
@@ -174,6 +198,9 @@ func (l *Lane) measure(o Options) error {
 		case stream:
 			add(Gbits, count*8/a.Seconds/1e9)
 			add(CPUGbit, ran*1e3/(count*8/1e9))
+		case receive:
+			add(GbitsIn, count*8/a.Seconds/1e9)
+			add(CPUGbitIn, ran*1e3/(count*8/1e9))
 		case connect:
 			add(Connections, count/a.Seconds)
 			add(CPUConnection, ran*1e6/count)
