@@ -53,7 +53,7 @@ int pod_egress(struct __sk_buff *ctx)
 		if (endpoint_of(&p.key.dst))
 			return PASS; // to a client of this node, where it is translated
 		t = p.key;
-		int known = icmp_error(ctx, &p);
+		int known = icmp_error(ctx, &p, 0);
 
 		if (known < 0)
 			return drop(ctx, COUNT_INVALID);

@@ -44,7 +44,7 @@ static __always_inline int is_over(__u8 proto, const struct flow *f, __u32 now)
 
 static __always_inline int is_forward(const struct flow *f)
 {
-	return f->kind == FORWARD || f->kind == HAIRPIN_FORWARD;
+	return f->kind == FORWARD || f->kind == HAIRPIN_FORWARD || f->kind == MASQUERADE;
 }
 
 static __always_inline int is_syn(const struct packet *p)
@@ -81,7 +81,10 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 	f->seen = now;
 	answer_to(t, &answer);
 	other = bpf_map_lookup_elem(&flows, &answer);
-	if (other) {
+	if (other && f->kind == MASQUERADE && !(same(&other->addr, &p->key.src) && other->port == p->key.sport)) {
+		// That entry had gone, and another flow has the port: this one can't be answered any more.
+		bpf_map_delete_elem(&flows, &p->key);
+	} else if (other) {
 		other->state |= state & ~DISPUTED;
 		other->seen = now;
 		f->state |= other->state & ~DISPUTED;
@@ -97,6 +100,11 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 			.state = state,
 		};
 
+		if (f->kind == MASQUERADE) {
+			again.addr = p->key.src;
+			again.port = p->key.sport;
+			again.kind = UNMASQUERADE;
+		}
 		bpf_map_update_elem(&flows, &answer, &again, BPF_NOEXIST);
 	}
 	return 0;
@@ -266,36 +274,12 @@ static __always_inline int write_port(struct __sk_buff *ctx, const struct packet
 	return 0;
 }
 
-// Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so
-// that what a device or the receiver is to complete stays so.
-static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p, int source, const struct address *to,
-				   __be16 port)
+// Writes another source or destination into a packet's IP header.
+static __always_inline int set_address(struct __sk_buff *ctx, const struct packet *p, int source,
+				       const struct address *from, const struct address *to)
 {
-	const struct address *from = source ? &p->key.src : &p->key.dst;
-	__be16 old = source ? p->key.sport : p->key.dport;
-	__u32 check = p->l4 + (p->key.proto == IPPROTO_TCP ? 16 : 6);
-	// UDP's checksum may be left out, and is then 0.
-	__u64 flags = p->key.proto == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
-	void *data, *end;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
-	if (p->fragment != FRAGMENT_LATER) {
-		if (p->v6) {
-			__s64 change = sum_change(from, to, sizeof(*to), 0);
-
-			if (bpf_l4_csum_replace(ctx, check, 0, change, flags | BPF_F_PSEUDO_HDR))
-				return -1;
-			// The sum over an IPv6 packet, which a device may have made, didn't change: no header has a
-			// checksum of its own. The helper thinks otherwise.
-			bpf_csum_update(ctx, change);
-		} else if (bpf_l4_csum_replace(ctx, check, from->word[3], to->word[3], flags | BPF_F_PSEUDO_HDR | 4)) {
-			return -1;
-		}
-		if (port != old &&
-		    (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) || write_port(ctx, p, source ? 0 : 2, port)))
-			return -1;
-	}
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
 	if (p->v6) {
 		struct ipv6hdr *ip = data + L3;
 
@@ -318,6 +302,36 @@ static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p
 			ip->daddr = to->word[3];
 	}
 	return 0;
+}
+
+// Gives a packet another source or destination. Addresses of a family only; checksums are corrected by difference, so
+// that what a device or the receiver is to complete stays so.
+static __always_inline int set_end(struct __sk_buff *ctx, const struct packet *p, int source, const struct address *to,
+				   __be16 port)
+{
+	const struct address *from = source ? &p->key.src : &p->key.dst;
+	__be16 old = source ? p->key.sport : p->key.dport;
+	__u32 check = p->l4 + (p->key.proto == IPPROTO_TCP ? 16 : 6);
+	// UDP's checksum may be left out, and is then 0.
+	__u64 flags = p->key.proto == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
+
+	if (p->fragment != FRAGMENT_LATER) {
+		if (p->v6) {
+			__s64 change = sum_change(from, to, sizeof(*to), 0);
+
+			if (bpf_l4_csum_replace(ctx, check, 0, change, flags | BPF_F_PSEUDO_HDR))
+				return -1;
+			// The sum over an IPv6 packet, which a device may have made, didn't change: no header has a
+			// checksum of its own. The helper thinks otherwise.
+			bpf_csum_update(ctx, change);
+		} else if (bpf_l4_csum_replace(ctx, check, from->word[3], to->word[3], flags | BPF_F_PSEUDO_HDR | 4)) {
+			return -1;
+		}
+		if (port != old &&
+		    (bpf_l4_csum_replace(ctx, check, old, port, flags | 2) || write_port(ctx, p, source ? 0 : 2, port)))
+			return -1;
+	}
+	return set_address(ctx, p, source, from, to);
 }
 
 // Makes a packet what its flow says, t. -1: it is broken, and has to be dropped.

@@ -19,6 +19,7 @@ const (
 	forwardMapAffinities     = "affinities"
 	forwardMapCounters       = "counters"
 	forwardMapEndpoints      = "endpoints"
+	forwardMapExcluded       = "excluded"
 	forwardMapFlows          = "flows"
 	forwardMapFragments      = "fragments"
 	forwardMapFrontends      = "frontends"
@@ -98,6 +99,7 @@ type forwardMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -147,6 +149,7 @@ type forwardMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Excluded      *ebpf.Map `ebpf:"excluded"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -170,6 +173,7 @@ func (m *forwardMaps) Close() error {
 		m.Affinities,
 		m.Counters,
 		m.Endpoints,
+		m.Excluded,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,

@@ -11,8 +11,8 @@
 struct quoted {
 	struct flow_key key;
 	__u32 addrs;	// of source and destination address
-	__u32 l4;	// of the ports
-	__u32 check;	// of TCP's or UDP's checksum; 0: not quoted, or there is none
+	__u32 l4;	// of the ports, or of an echo's id
+	__u32 check;	// of the transport's checksum; 0: not quoted, or there is none
 	__u32 ip_check; // of the IPv4 header's; 0: IPv6
 };
 
@@ -51,7 +51,26 @@ static __always_inline int next_header(struct __sk_buff *ctx, __u8 proto, __u32 
 	return head[0];
 }
 
-// Reads what is quoted at an offset. -1: no packet with ports.
+static __always_inline int is_echo_id(__u8 proto)
+{
+	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6;
+}
+
+// Reads a quoted echo request or answer, whose id stands for both ports.
+static __always_inline int read_quoted_echo(struct __sk_buff *ctx, __u8 v6, struct quoted *q)
+{
+	struct icmp echo;
+
+	if (bpf_skb_load_bytes(ctx, q->l4, &echo, sizeof(echo)) ||
+	    (v6 ? echo.type != 128 && echo.type != 129 : echo.type != 8 && echo.type != 0))
+		return -1;
+	q->key.sport = q->key.dport = (__be16)echo.rest;
+	q->check = q->l4 + offsetof(struct icmp, check);
+	q->l4 += offsetof(struct icmp, rest);
+	return 0;
+}
+
+// Reads what is quoted at an offset. -1: no packet with ports or an id.
 static __always_inline int read_quoted(struct __sk_buff *ctx, __u32 at, __u8 v6, struct quoted *q)
 {
 	struct ports ports;
@@ -72,7 +91,7 @@ static __always_inline int read_quoted(struct __sk_buff *ctx, __u32 at, __u8 v6,
 		proto = ip.nexthdr;
 #pragma unroll
 		for (int i = 0; i < EXTENSIONS; i++) {
-			if (proto == IPPROTO_TCP || proto == IPPROTO_UDP)
+			if (proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_ICMPV6)
 				break;
 			proto = next_header(ctx, proto, &q->l4);
 			if (proto < 0)
@@ -93,6 +112,8 @@ static __always_inline int read_quoted(struct __sk_buff *ctx, __u32 at, __u8 v6,
 		end = at + bpf_ntohs(ip.tot_len);
 		q->key.proto = ip.protocol;
 	}
+	if (q->key.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return read_quoted_echo(ctx, v6, q);
 	if (q->key.proto != IPPROTO_TCP && q->key.proto != IPPROTO_UDP)
 		return -1;
 	if (bpf_skb_load_bytes(ctx, q->l4, &ports, sizeof(ports)))
@@ -137,6 +158,11 @@ static __always_inline int write_pair(struct __sk_buff *ctx, __u32 at, __u8 v6, 
 	return bpf_skb_store_bytes(ctx, at, v4, sizeof(v4), 0);
 }
 
+static __always_inline int is_masqueraded(const struct flow *f)
+{
+	return f->kind == MASQUERADE || f->kind == UNMASQUERADE;
+}
+
 static __always_inline int same(const struct address *a, const struct address *b)
 {
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
@@ -162,21 +188,35 @@ static __always_inline void translated(const struct flow_key *r, const struct fl
 		t->src = f->addr;
 		t->sport = f->port;
 		break;
+	case MASQUERADE:
+		t->src = f->addr;
+		t->sport = f->port;
+		if (r->proto != IPPROTO_TCP && r->proto != IPPROTO_UDP)
+			t->dport = f->port;
+		break;
+	case UNMASQUERADE:
+		t->dst = f->addr;
+		t->dport = f->port;
+		if (r->proto != IPPROTO_TCP && r->proto != IPPROTO_UDP)
+			t->sport = f->port;
+		break;
 	}
 }
 
 // Translates an ICMP error, whichever way it goes: a packet that answered to the quoted one would be translated by its
 // flow, so the quoted packet becomes one that the translated answer answers to, and the error goes where that would go.
 //
+// Flows of services and masqueraded ones are translated at different places: masqueraded says which of them.
+//
 // Returns the kind of that flow, and p->key has the new addresses; 0 if this is about no flow of ours; -1 if the packet
 // has to be dropped. The kernel's checksums of ICMP are complete, so nothing is left to a device here.
-static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
+static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p, int masqueraded)
 {
 	struct quoted q = {};
 	struct flow_key answer = {}, becomes;
 	struct pair was, now;
 	struct ports ports;
-	__u32 addrs, sum;
+	__u32 addrs, sum, covered;
 	struct flow *f;
 	int added;
 
@@ -190,7 +230,7 @@ static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
 	answer.proto = q.key.proto;
 	f = bpf_map_lookup_elem(&flows, &answer);
 	// An error goes to who sent the packet.
-	if (!f || !same(&p->key.dst, &answer.dst))
+	if (!f || f->kind == ASKED || is_masqueraded(f) != masqueraded || !same(&p->key.dst, &answer.dst))
 		return 0;
 	translated(&answer, f, &becomes);
 
@@ -201,11 +241,24 @@ static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p)
 	ports.sport = becomes.dport;
 	ports.dport = becomes.sport;
 	addrs = fold(sum_change(&was, &now, sizeof(was), 0));
-	sum = addrs + fold(sum_change(&q.key.sport, &ports, sizeof(ports), 0));
-	if (write_pair(ctx, q.addrs, p->v6, &now) || bpf_skb_store_bytes(ctx, q.l4, &ports, sizeof(ports), 0))
+	if (write_pair(ctx, q.addrs, p->v6, &now))
 		return -1;
+	if (is_echo_id(q.key.proto)) {
+		__u32 id[2] = {q.key.sport, ports.sport};
+
+		covered = fold(sum_change(&id[0], &id[1], 4, 0));
+		sum = addrs + covered;
+		if (p->v6)
+			covered = sum; // IPv4's ICMP has a checksum over no address
+		if (bpf_skb_store_bytes(ctx, q.l4, &ports.sport, sizeof(ports.sport), 0))
+			return -1;
+	} else {
+		sum = covered = addrs + fold(sum_change(&q.key.sport, &ports, sizeof(ports), 0));
+		if (bpf_skb_store_bytes(ctx, q.l4, &ports, sizeof(ports), 0))
+			return -1;
+	}
 	if (q.check) {
-		added = fix(ctx, q.check, sum, q.key.proto == IPPROTO_UDP);
+		added = fix(ctx, q.check, covered, q.key.proto == IPPROTO_UDP);
 		if (added < 0)
 			return -1;
 		sum += added;

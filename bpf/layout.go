@@ -181,6 +181,9 @@ const (
 	FlowReverse        = 2
 	FlowHairpinForward = 3
 	FlowHairpinReverse = 4
+	FlowMasquerade     = 5
+	FlowUnmasquerade   = 6
+	FlowAsked          = 7 // an answer to somebody outside who knows the pod by its own address
 )
 
 // Bits of a flow's state.
@@ -212,6 +215,30 @@ func (f Flow) Closing() bool {
 	return f.State&FlowReset != 0 || f.State&fins == fins
 }
 
+// Prefix is a range of destinations that isn't masqueraded.
+type Prefix struct {
+	Bits uint32 // of IPv4 addresses 96 more
+	Addr Address
+}
+
+// PrefixOf is a range as the maps have it.
+func PrefixOf(p netip.Prefix) Prefix {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return Prefix{uint32(bits), AddressOf(p.Masked().Addr())}
+}
+
+// Prefix is the range, IPv4 as such; the zero value where it is none.
+func (p Prefix) Prefix() netip.Prefix {
+	a, bits := p.Addr.Addr(), int(p.Bits)
+	if a.Is4() {
+		bits -= 96
+	}
+	return netip.PrefixFrom(a, bits)
+}
+
 // Swept is the one entry of map "swept": the timer of program sweep, which nobody sees, and what came of it.
 type Swept struct {
 	_       [2]uint64
@@ -221,7 +248,7 @@ type Swept struct {
 }
 
 // Counters are the names of the entries of map "counters", in their order.
-var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room"}
+var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded"}
 
 // Counted is one entry of map "counters" on one CPU.
 type Counted struct{ Packets, Bytes uint64 }

@@ -214,6 +214,9 @@ enum flow_kind {
 	REVERSE = 2,	     // the source becomes addr:port, the frontend
 	HAIRPIN_FORWARD = 3, // and the source becomes the frontend's address: the client is the backend
 	HAIRPIN_REVERSE = 4, // and the destination becomes the source
+	MASQUERADE = 5,	     // the source becomes addr:port, the node; of an ICMP echo the port is the id
+	UNMASQUERADE = 6,    // the destination becomes addr:port, the pod
+	ASKED = 7,	     // nothing: somebody outside knows the pod by its own address
 };
 
 struct flow {
@@ -240,6 +243,20 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+// What isn't masqueraded: destinations in these ranges, of pods, nodes and whatever the files name.
+struct prefix {
+	__u32 bits; // of IPv4 addresses 96 more
+	struct address addr;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct prefix);
+	__type(value, __u32);
+} excluded SEC(".maps");
 
 // Whose flows were ever translated: a byte for each hash of a service's or backend's address and port. What has none
 // has no entry in `flows`, so that packets that have nothing to do with services are told apart without a lookup. Bits
@@ -293,12 +310,13 @@ struct {
 
 // Packets by what became of them. Names for people are in layout.go.
 enum counter {
-	COUNT_FORWARDED,  // straight to a pod of this node
-	COUNT_TRANSLATED, // to or from a backend
-	COUNT_SPOOFED,	  // dropped: not the sender's own address
-	COUNT_NO_BACKEND, // refused
-	COUNT_INVALID,	  // dropped: its headers contradict themselves
-	COUNT_NO_ROOM,	  // dropped: a map took no entry; or dropped or refused: the ports are another flow's
+	COUNT_FORWARDED,   // straight to a pod of this node
+	COUNT_TRANSLATED,  // to or from a backend
+	COUNT_SPOOFED,	   // dropped: not the sender's own address
+	COUNT_NO_BACKEND,  // refused
+	COUNT_INVALID,	   // dropped: its headers contradict themselves
+	COUNT_NO_ROOM,	   // dropped: a map took no entry; or dropped or refused: the ports are another flow's
+	COUNT_MASQUERADED, // to or from outside, by the node's address
 	COUNTERS,
 };
 

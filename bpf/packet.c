@@ -37,7 +37,7 @@ int from_pod(struct __sk_buff *ctx)
 	if (is_icmp_error(&p)) {
 		// As below: an answer is translated here only if nobody else will.
 		if (!to || straight) {
-			int kind = icmp_error(ctx, &p);
+			int kind = icmp_error(ctx, &p, 0);
 
 			if (kind < 0)
 				return drop(ctx, COUNT_INVALID);

@@ -19,6 +19,7 @@ const (
 	packetMapAffinities     = "affinities"
 	packetMapCounters       = "counters"
 	packetMapEndpoints      = "endpoints"
+	packetMapExcluded       = "excluded"
 	packetMapFlows          = "flows"
 	packetMapFragments      = "fragments"
 	packetMapFrontends      = "frontends"
@@ -43,6 +44,12 @@ const (
 	packetProgUplinkEgress  = "uplink_egress"
 	packetProgUplinkIngress = "uplink_ingress"
 	packetVarDrain          = "drain"
+	packetVarMasquerade     = "masquerade"
+	packetVarMasquerade4    = "masquerade4"
+	packetVarMasquerade60   = "masquerade6_0"
+	packetVarMasquerade61   = "masquerade6_1"
+	packetVarMasquerade62   = "masquerade6_2"
+	packetVarMasquerade63   = "masquerade6_3"
 	packetVarRedirect       = "redirect"
 	packetVarSourceCheck    = "source_check"
 )
@@ -105,6 +112,7 @@ type packetMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -127,9 +135,15 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
-	Drain       *ebpf.VariableSpec `ebpf:"drain"`
-	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
-	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
+	Drain        *ebpf.VariableSpec `ebpf:"drain"`
+	Masquerade   *ebpf.VariableSpec `ebpf:"masquerade"`
+	Masquerade4  *ebpf.VariableSpec `ebpf:"masquerade4"`
+	Masquerade60 *ebpf.VariableSpec `ebpf:"masquerade6_0"`
+	Masquerade61 *ebpf.VariableSpec `ebpf:"masquerade6_1"`
+	Masquerade62 *ebpf.VariableSpec `ebpf:"masquerade6_2"`
+	Masquerade63 *ebpf.VariableSpec `ebpf:"masquerade6_3"`
+	Redirect     *ebpf.VariableSpec `ebpf:"redirect"`
+	SourceCheck  *ebpf.VariableSpec `ebpf:"source_check"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -155,6 +169,7 @@ type packetMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Excluded      *ebpf.Map `ebpf:"excluded"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -178,6 +193,7 @@ func (m *packetMaps) Close() error {
 		m.Affinities,
 		m.Counters,
 		m.Endpoints,
+		m.Excluded,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
@@ -201,9 +217,15 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
-	Drain       *ebpf.Variable `ebpf:"drain"`
-	Redirect    *ebpf.Variable `ebpf:"redirect"`
-	SourceCheck *ebpf.Variable `ebpf:"source_check"`
+	Drain        *ebpf.Variable `ebpf:"drain"`
+	Masquerade   *ebpf.Variable `ebpf:"masquerade"`
+	Masquerade4  *ebpf.Variable `ebpf:"masquerade4"`
+	Masquerade60 *ebpf.Variable `ebpf:"masquerade6_0"`
+	Masquerade61 *ebpf.Variable `ebpf:"masquerade6_1"`
+	Masquerade62 *ebpf.Variable `ebpf:"masquerade6_2"`
+	Masquerade63 *ebpf.Variable `ebpf:"masquerade6_3"`
+	Redirect     *ebpf.Variable `ebpf:"redirect"`
+	SourceCheck  *ebpf.Variable `ebpf:"source_check"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

@@ -47,7 +47,7 @@ func load(t testing.TB, object string, settings map[string]uint32) (c *ebpf.Coll
 		t.Fatal(err)
 	}
 	for _, m := range spec.Maps {
-		if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash {
+		if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash || m.Type == ebpf.LPMTrie {
 			m.MaxEntries = 4096
 		}
 	}
@@ -66,7 +66,7 @@ func load(t testing.TB, object string, settings map[string]uint32) (c *ebpf.Coll
 func (p *path) clear() {
 	p.t.Helper()
 	for _, m := range p.Maps {
-		if m.Type() != ebpf.Hash && m.Type() != ebpf.LRUHash {
+		if m.Type() != ebpf.Hash && m.Type() != ebpf.LRUHash && m.Type() != ebpf.LPMTrie {
 			continue
 		}
 		key := make([]byte, m.KeySize())

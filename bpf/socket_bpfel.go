@@ -19,6 +19,7 @@ const (
 	socketMapAffinities    = "affinities"
 	socketMapCounters      = "counters"
 	socketMapEndpoints     = "endpoints"
+	socketMapExcluded      = "excluded"
 	socketMapFlows         = "flows"
 	socketMapFragments     = "fragments"
 	socketMapFrontends     = "frontends"
@@ -106,6 +107,7 @@ type socketMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -153,6 +155,7 @@ type socketMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Excluded      *ebpf.Map `ebpf:"excluded"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -176,6 +179,7 @@ func (m *socketMaps) Close() error {
 		m.Affinities,
 		m.Counters,
 		m.Endpoints,
+		m.Excluded,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,

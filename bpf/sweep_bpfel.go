@@ -19,6 +19,7 @@ const (
 	sweepMapAffinities    = "affinities"
 	sweepMapCounters      = "counters"
 	sweepMapEndpoints     = "endpoints"
+	sweepMapExcluded      = "excluded"
 	sweepMapFlows         = "flows"
 	sweepMapFragments     = "fragments"
 	sweepMapFrontends     = "frontends"
@@ -91,6 +92,7 @@ type sweepMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
@@ -139,6 +141,7 @@ type sweepMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Excluded      *ebpf.Map `ebpf:"excluded"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
@@ -162,6 +165,7 @@ func (m *sweepMaps) Close() error {
 		m.Affinities,
 		m.Counters,
 		m.Endpoints,
+		m.Excluded,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,

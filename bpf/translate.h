@@ -37,6 +37,8 @@ static __always_inline int translate_to_service(struct __sk_buff *ctx, struct pa
 		f = bpf_map_lookup_elem(&flows, &p->key);
 	else if (!all && p->key.proto == IPPROTO_TCP && !is_syn(p))
 		return LEFT;
+	if (f && f->kind >= MASQUERADE)
+		f = 0; // from before the service, at the uplink
 	if (f) {
 		__u32 now = now_s();
 
@@ -165,7 +167,7 @@ static __always_inline int arrive(struct __sk_buff *ctx)
 	if (parse(ctx, &p) != PARSED)
 		return PASS;
 	if (is_icmp_error(&p)) {
-		int kind = icmp_error(ctx, &p);
+		int kind = icmp_error(ctx, &p, 0);
 
 		if (kind < 0)
 			return drop(ctx, COUNT_INVALID);

@@ -1,6 +1,9 @@
 // What goes through a node's uplinks, and through the detours of ipvlan-l3 pods.
 #pragma once
 #include "forward.h"
+#ifndef NO_SERVICES
+#include "masquerade.h"
+#endif
 
 // What goes through an uplink, either way, from one of the MACs of our pods.
 static __always_inline int check_child(struct __sk_buff *ctx)
@@ -39,13 +42,20 @@ static __always_inline int check_child(struct __sk_buff *ctx)
 SEC("tc")
 int uplink_ingress(struct __sk_buff *ctx)
 {
-	return check_child(ctx);
+	int verdict = check_child(ctx);
+
+#ifndef NO_SERVICES
+	struct packet p = {};
+
+	if (verdict == PASS && masquerade && !ctx->vlan_present && parse(ctx, &p) == PARSED)
+		return masquerade_ingress(ctx, &p);
+#endif
+	return verdict;
 }
 
 // Children of ipvlan send with the uplink's own MAC, as the node does. What the node didn't forward, and has the
 // address of a pod that doesn't live on this uplink, is an ipvlan pod's doing.
-SEC("tc")
-int uplink_egress(struct __sk_buff *ctx)
+static __always_inline int check_sender(struct __sk_buff *ctx)
 {
 	int verdict = check_child(ctx);
 	struct packet p = {};
@@ -57,6 +67,18 @@ int uplink_egress(struct __sk_buff *ctx)
 	if (e && (e->ifindex != ctx->ifindex || e->attach < MACVLAN))
 		return drop(ctx, COUNT_SPOOFED);
 	return PASS;
+}
+
+SEC("tc")
+int uplink_egress(struct __sk_buff *ctx)
+{
+	int verdict = check_sender(ctx);
+
+#ifndef NO_SERVICES
+	if (verdict == PASS && masquerade)
+		return masquerade_egress(ctx);
+#endif
+	return verdict;
 }
 
 // Ingress of the root namespace's end of an ipvlan-l3 pod's pair to pods of other attachments. Which pod's it is shows
