@@ -221,22 +221,21 @@ type Prefix struct {
 	Addr Address
 }
 
-// PrefixOf is a range as the maps have it.
+// PrefixOf is a range, masked, as the maps have it.
 func PrefixOf(p netip.Prefix) Prefix {
 	bits := p.Bits()
 	if p.Addr().Is4() {
 		bits += 96
 	}
-	return Prefix{uint32(bits), AddressOf(p.Masked().Addr())}
+	return Prefix{uint32(bits), AddressOf(p.Addr())}
 }
 
-// Prefix is the range, IPv4 as such; the zero value where it is none.
+// Prefix is the range, IPv4 as such unless it is larger than IPv4.
 func (p Prefix) Prefix() netip.Prefix {
-	a, bits := p.Addr.Addr(), int(p.Bits)
-	if a.Is4() {
-		bits -= 96
+	if a := p.Addr.Addr(); a.Is4() && p.Bits >= 96 {
+		return netip.PrefixFrom(a, int(p.Bits)-96)
 	}
-	return netip.PrefixFrom(a, bits)
+	return netip.PrefixFrom(netip.AddrFrom16(p.Addr), int(p.Bits))
 }
 
 // Swept is the one entry of map "swept": the timer of program sweep, which nobody sees, and what came of it.

@@ -476,8 +476,9 @@ func TestPrefix(t *testing.T) {
 			t.Errorf("%v becomes %v", p, back)
 		}
 	}
-	if b := (Prefix{Bits: 40, Addr: AddressOf(node4)}).Prefix(); b.IsValid() {
-		t.Errorf("bits of no IPv4 range become %v", b)
+	wide := Prefix{Bits: 40, Addr: Address{9: 1}}
+	if back := PrefixOf(wide.Prefix()); back.Bits != 40 {
+		t.Errorf("a range larger than IPv4 becomes %v", back)
 	}
 	if got := MasqueradeSettings(node4, netip.Addr{}); got["masquerade4"] != binary.NativeEndian.Uint32(node4.AsSlice()) || got["masquerade6_0"] != 0 {
 		t.Errorf("settings are %v", got)

@@ -10,6 +10,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
+	"plumb.internal/plumb/reconciler/resource/exclusion"
 	"plumb.internal/plumb/reconciler/resource/hostfile"
 	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/neigh"
@@ -69,23 +70,24 @@ type Keeper interface{ Keeps() }
 
 // kinds is THE table: a new kind of object is one new folder and one line here.
 var kinds = table{
-	netns.Kind:    of(netns.Ops{}),
-	link.Kind:     of(link.Ops{}),
-	bpfmap.Kind:   of(bpfmap.Ops{}),
-	bpfprog.Kind:  of(bpfprog.Ops{}),
-	bpflink.Kind:  of(bpflink.Ops{}),
-	addr.Kind:     of(addr.Ops{}),
-	route.Kind:    of(route.Ops{}),
-	rule.Kind:     of(rule.Ops{}),
-	neigh.Kind:    of(neigh.Ops{}),
-	sysctl.Kind:   of(sysctl.Ops{}),
-	hostfile.Kind: of(hostfile.Ops{}),
-	nic.Kind:      of(nic.Ops{}),
-	unit.Kind:     of(unit.Ops{}),
-	qdisc.Kind:    of(qdisc.Ops{}),
-	endpoint.Kind: of(endpoint.Ops{}),
-	service.Kind:  of(service.Ops{}),
-	nft.Kind:      of(nft.Ops{}),
+	netns.Kind:     of(netns.Ops{}),
+	link.Kind:      of(link.Ops{}),
+	bpfmap.Kind:    of(bpfmap.Ops{}),
+	bpfprog.Kind:   of(bpfprog.Ops{}),
+	bpflink.Kind:   of(bpflink.Ops{}),
+	addr.Kind:      of(addr.Ops{}),
+	route.Kind:     of(route.Ops{}),
+	rule.Kind:      of(rule.Ops{}),
+	neigh.Kind:     of(neigh.Ops{}),
+	sysctl.Kind:    of(sysctl.Ops{}),
+	hostfile.Kind:  of(hostfile.Ops{}),
+	nic.Kind:       of(nic.Ops{}),
+	unit.Kind:      of(unit.Ops{}),
+	qdisc.Kind:     of(qdisc.Ops{}),
+	endpoint.Kind:  of(endpoint.Ops{}),
+	exclusion.Kind: of(exclusion.Ops{}),
+	service.Kind:   of(service.Ops{}),
+	nft.Kind:       of(nft.Ops{}),
 }
 
 // within are the kinds whose objects depend on nothing outside of their namespace, and whose changes are of them alone.

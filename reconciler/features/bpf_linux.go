@@ -50,6 +50,9 @@ var bpfProbes = []probe{
 	{MapLRUHash, "4.10", "creating an LRU hash", func(*sandbox) error {
 		return withMap(&ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 4, MaxEntries: 2}, nil)
 	}},
+	{MapLPMTrie, "4.11", "creating a trie of prefixes", func(*sandbox) error {
+		return withMap(&ebpf.MapSpec{Type: ebpf.LPMTrie, KeySize: 8, ValueSize: 4, MaxEntries: 2, Flags: unix.BPF_F_NO_PREALLOC}, nil)
+	}},
 	{MapRingBuf, "5.8", "creating a ring buffer", func(*sandbox) error {
 		return withMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())}, nil)
 	}},

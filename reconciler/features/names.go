@@ -7,6 +7,7 @@ const (
 	MapBatch     Feature = "bpf.map.batch"    // many entries in one call
 	MapMmap      Feature = "bpf.map.mmap"     // arrays that can be read as memory
 	MapLRUHash   Feature = "bpf.map.lru-hash" // tables that make room by themselves
+	MapLPMTrie   Feature = "bpf.map.lpm-trie" // ranges of addresses
 	MapRingBuf   Feature = "bpf.map.ringbuf"  // events for user space in order
 	RedirectPeer Feature = "bpf.helper.redirect_peer"
 	// RedirectNeigh fills in the link layer address of the next hop.
