@@ -91,6 +91,8 @@ func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 		return count[bpf.PeerKey, bpf.Peer](m)
 	case "flows":
 		return count[bpf.FlowKey, bpf.Flow](m)
+	case "excluded":
+		return count[bpf.Prefix, uint32](m)
 	case "fragments":
 		return count[[40]byte, [4]byte](m)
 	}
