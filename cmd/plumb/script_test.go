@@ -28,6 +28,7 @@ import (
 	"plumb.internal/plumb/internal/lab"
 	"plumb.internal/plumb/internal/netns"
 	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/schema"
 )
 
@@ -69,6 +70,7 @@ func TestExamples(t *testing.T) {
 //	leftovers           expects that the node is as a new one: nothing is left
 //	isjson              expects that stdout is one JSON value
 //	planids A B REGEXP  expects that two plans in JSON change the same objects, but for what the expression matches
+//	chosen FILE OUT     writes the choices of a plan in JSON to a file, a line each: "FIELD VALUE"
 //	[feature:NAME]      whether the kernel has a feature
 func params(t *testing.T, p testscript.Params) testscript.Params {
 	recorded, err := filepath.Abs("../../testdata/features")
@@ -126,6 +128,7 @@ func params(t *testing.T, p testscript.Params) testscript.Params {
 				ts.Fatalf("the plans create different objects:\n%s", diff)
 			}
 		},
+		"chosen":    func(ts *testscript.TestScript, _ bool, args []string) { chosen(ts, args[0], args[1]) },
 		"leftovers": func(ts *testscript.TestScript, _ bool, _ []string) { leftovers(t.Context(), ts) },
 	}
 	var set *features.Set
@@ -184,6 +187,20 @@ func planIDs(ts *testscript.TestScript, file, without string) []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// chosen writes what a plan in JSON chose, in the order of fields.
+func chosen(ts *testscript.TestScript, file, out string) {
+	var p struct{ Choices []resource.Choice }
+	if err := json.Unmarshal([]byte(ts.ReadFile(file)), &p); err != nil || len(p.Choices) == 0 {
+		ts.Fatalf("%s: %v, %d choices", file, err, len(p.Choices))
+	}
+	var lines []string
+	for _, c := range p.Choices {
+		lines = append(lines, c.Subject+" "+c.Chosen+"\n")
+	}
+	slices.Sort(lines)
+	ts.Check(os.WriteFile(ts.MkAbs(out), []byte(strings.Join(lines, "")), 0o644))
 }
 
 // snapshot prints all of a node that plumb could have changed.

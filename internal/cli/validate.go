@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -15,7 +16,8 @@ import (
 
 // ValidateOptions are the flags of `plumb validate`.
 type ValidateOptions struct {
-	Features string // a file; "" accepts every feature
+	// Features are files, "FILE" or "NODES=FILE" with a pattern of names; a node that none is for may have every feature.
+	Features []string
 	AllNodes bool
 }
 
@@ -48,12 +50,6 @@ func (o *Options) Validate(ctx context.Context, v ValidateOptions) error {
 }
 
 func (o *Options) validate(ctx context.Context, v ValidateOptions) (nodes, warnings []string, err error) {
-	set := &features.Set{AcceptAll: true}
-	if v.Features != "" {
-		if set, err = features.ReadFile(v.Features); err != nil {
-			return nil, nil, err
-		}
-	}
 	src, err := o.Load(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -71,11 +67,15 @@ func (o *Options) validate(ctx context.Context, v ValidateOptions) (nodes, warni
 	if len(nodes) == 0 {
 		return nil, nil, err
 	}
+	machines, err := readMachines(v.Features, slices.Sorted(maps.Keys(src.Config.Nodes)))
+	if err != nil {
+		return nil, nil, err
+	}
 	// What is wrong with the fleet is found again for each node; it is said once.
 	var all *multierror.Error
 	seen := map[string]bool{}
 	for _, n := range nodes {
-		c, err := compile(src, n, set)
+		c, err := compile(src, n, machines.of(n))
 		for _, e := range split(err) {
 			if !seen[e.Error()] {
 				seen[e.Error()] = true
@@ -119,4 +119,51 @@ func lines(errs []error) string {
 		b = append(b, e.Error())
 	}
 	return strings.Join(b, "\n")
+}
+
+// machine is what nodes can do whose names match a pattern.
+type machine struct {
+	nodes string
+	set   *features.Set
+}
+
+// machines are those of a fleet; the first that fits a node counts.
+type machines []machine
+
+// readMachines reads the files of --features. A pattern that no node matches is a mistake.
+func readMachines(files, nodes []string) (all machines, err error) {
+	var rest machines
+	for _, text := range files {
+		pattern, file, named := strings.Cut(text, "=")
+		if !named {
+			pattern, file = "*", text
+		}
+		m := machine{nodes: pattern}
+		if !slices.ContainsFunc(nodes, m.fits) {
+			return nil, fmt.Errorf("--features %s: no node matches %q: %s", text, pattern, strings.Join(nodes, ", "))
+		}
+		if m.set, err = features.ReadFile(file); err != nil {
+			return nil, err
+		}
+		if named {
+			all = append(all, m)
+		} else {
+			rest = append(rest, m)
+		}
+	}
+	return append(all, rest...), nil
+}
+
+// fits reports whether a node is such a machine.
+func (m machine) fits(node string) bool {
+	ok, _ := path.Match(m.nodes, node) // a pattern that can't be read matches none
+	return ok
+}
+
+// of is what a node can do: everything, where nobody says.
+func (all machines) of(node string) *features.Set {
+	if i := slices.IndexFunc(all, func(m machine) bool { return m.fits(node) }); i >= 0 {
+		return all[i].set
+	}
+	return &features.Set{AcceptAll: true}
 }
