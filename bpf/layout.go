@@ -247,7 +247,7 @@ type Swept struct {
 }
 
 // Counters are the names of the entries of map "counters", in their order.
-var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded"}
+var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded", "received"}
 
 // Counted is one entry of map "counters" on one CPU.
 type Counted struct{ Packets, Bytes uint64 }

@@ -15,7 +15,7 @@ import (
 
 // objects are the four, by the functions that read them.
 var objects = map[string]func() (*ebpf.CollectionSpec, error){
-	"socket": loadSocket, "socket_all": loadSocket_all, "packet": loadPacket, "forward": loadForward, "sweep": loadSweep,
+	"socket": loadSocket, "socket_all": loadSocket_all, "packet": loadPacket, "forward": loadForward, "sweep": loadSweep, "xdp": loadXdp,
 }
 
 // layouts are key and value of every map, in Go; Maglev tables are compared by their classes.

@@ -108,6 +108,7 @@ var compiled = map[string]object{
 	"packet":     newObject(_PacketBytes),
 	"forward":    newObject(_ForwardBytes),
 	"sweep":      newObject(_SweepBytes),
+	"xdp":        newObject(_XdpBytes),
 }
 
 func newObject(data []byte) object {

@@ -80,10 +80,8 @@ func Load(name, program string, settings map[string]uint32, pinned map[string]*e
 	if one.Maps[".rodata"] != nil {
 		one.Variables = spec.Variables
 	}
-	if p.Type == ebpf.CGroupSockAddr {
-		if err := fitRetval(one); err != nil {
-			return nil, err
-		}
+	if err := fit(one); err != nil {
+		return nil, fmt.Errorf("load program %s of %s: %w", program, name, err)
 	}
 	var c *ebpf.Collection
 	err = lifted(func() (err error) {

@@ -317,6 +317,7 @@ enum counter {
 	COUNT_INVALID,	   // dropped: its headers contradict themselves
 	COUNT_NO_ROOM,	   // dropped: a map took no entry; or dropped or refused: the ports are another flow's
 	COUNT_MASQUERADED, // to or from outside, by the node's address
+	COUNT_RECEIVED,	   // by an uplink, as XDP counts them
 	COUNTERS,
 };
 

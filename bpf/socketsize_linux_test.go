@@ -3,8 +3,6 @@ package bpf
 import (
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 
 	"plumb.internal/plumb/internal/kindtest"
 )
@@ -28,7 +26,7 @@ func TestSocketSize(t *testing.T) {
 				delete(spec.Maps, base)
 			}
 		}
-		if err := fitRetval(spec); err != nil {
+		if err := fit(spec); err != nil {
 			t.Fatal(err)
 		}
 		loaded := collection(t, spec)
@@ -50,33 +48,6 @@ func TestSocketSize(t *testing.T) {
 			if size == 0 || size > most || told && verified > mostVerified {
 				t.Errorf("%s of %s: %d instructions, %d verified", base, name, size, verified)
 			}
-		}
-	}
-}
-
-// One object serves kernels with and without bpf_set_retval.
-func TestDropRetval(t *testing.T) {
-	calls := func(spec *ebpf.CollectionSpec) (n int) {
-		for _, p := range spec.Programs {
-			for _, ins := range p.Instructions {
-				if ins.IsBuiltinCall() && ins.Constant == int64(asm.FnSetRetval) {
-					n++
-				}
-			}
-		}
-		return n
-	}
-	for _, name := range []string{"socket", "socket_all"} {
-		spec, err := objects[name]()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if calls(spec) == 0 {
-			t.Errorf("%s never refuses", name)
-		}
-		dropRetval(spec)
-		if n := calls(spec); n != 0 {
-			t.Errorf("%s: %d calls left", name, n)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
@@ -52,7 +53,9 @@ func newWorld(t *testing.T, v variant) *world {
 		t.Fatal(err)
 	}
 	if !v.retval {
-		dropRetval(spec)
+		for _, p := range spec.Programs {
+			dropCalls(p, asm.FnSetRetval)
+		}
 	}
 	for name, m := range spec.Maps {
 		if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash {

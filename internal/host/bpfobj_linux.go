@@ -116,10 +116,11 @@ type BPFLink struct {
 // Types of links.
 const (
 	BPFLinkCgroup = 3
+	BPFLinkXDP    = 6
 	BPFLinkTCX    = 11
 )
 
-// Device is the index of the device that a tcx link is attached to; 0 when that is gone.
+// Device is the index of the device that a link of tcx or XDP is attached to; 0 when that is gone.
 func (l BPFLink) Device() int { return int(l.target[0]) }
 
 // Cgroup is the id of the cgroup that a cgroup link is attached to; 0 when that is gone.
@@ -130,7 +131,7 @@ func (l BPFLink) Cgroup() uint64 { return *(*uint64)(unsafe.Pointer(&l.target)) 
 func ReadBPFLink(path string) (l BPFLink, err error) {
 	// Of which kind a pin is would be one more call; other objects have other types in this place, but by chance.
 	err = withBPF(path, "", func(fd int) error { return bpfInfo(fd, &l) })
-	if err == nil && l.Type != BPFLinkCgroup && l.Type != BPFLinkTCX {
+	if err == nil && l.Type != BPFLinkCgroup && l.Type != BPFLinkXDP && l.Type != BPFLinkTCX {
 		err = fmt.Errorf("%w: %s", ErrBPFType, path)
 	}
 	return l, err

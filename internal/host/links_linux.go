@@ -28,6 +28,8 @@ type Link struct {
 	TxQueues int
 	// TSOMaxSize is the largest GSOMaxSize that the driver takes; 0 where the kernel doesn't say (before 5.19).
 	TSOMaxSize uint32
+	// XDP are the programs on the device's earliest hook, at most one in each mode.
+	XDP []XDP
 	// Hairpin says that a bridge's port sends out frames that came in by it.
 	Hairpin bool
 }
@@ -101,6 +103,8 @@ func parseLink(m []byte) (*Link, error) {
 			l.GROIPv4MaxSize = a.u32()
 		case unix.IFLA_TSO_MAX_SIZE:
 			l.TSOMaxSize = a.u32()
+		case unix.IFLA_XDP:
+			l.XDP = readXDP(a.value)
 		case unix.IFLA_LINK:
 			l.ParentIndex = int(a.u32())
 		case unix.IFLA_LINK_NETNSID:
