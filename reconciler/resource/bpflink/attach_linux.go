@@ -20,7 +20,7 @@ func keep(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 		return err
 	}
 	path := a.file(h)
-	if f.file && f.live && f.Fault != moved {
+	if f.file && f.live && f.Fault != moved && f.Mode == a.Mode {
 		if f.Program == a.Program {
 			return nil
 		}
@@ -35,9 +35,21 @@ func keep(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 		h.Wrote("replace the program of %s by %s", a.ID(), a.Program.Name)
 		return l.Update(program)
 	}
+	if f.Mode != "" && f.live { // XDP takes no other mode beside it
+		if err := take(h, ns, f); err != nil {
+			return err
+		}
+		f.file, f.live = false, false
+	}
 	h.Wrote("attach %s to %s", a.Program.Name, a.ID())
 	var l link.Link
-	if a.Way == TCX {
+	if a.Hook == XDP {
+		err = ns.Do(func() (err error) {
+			l, err = link.AttachXDP(link.XDPOptions{Interface: f.at, Program: program, Flags: linkModes[a.Mode]})
+			return err
+		})
+		err = a.answer(err)
+	} else if a.Way == TCX {
 		err = ns.Do(func() (err error) {
 			// Without an anchor it is the last one.
 			l, err = link.AttachTCX(link.TCXOptions{Interface: f.at, Program: program, Attach: attachTypes[a.Hook]})

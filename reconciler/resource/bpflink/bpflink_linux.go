@@ -83,7 +83,10 @@ func put(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 	if a.Dev == "" && f.alone {
 		return fmt.Errorf("the cgroup %s has a program that allows no other beside it: %s", h.Cgroup, alone)
 	}
-	attach := map[string]func(*host.Host, *host.NS, *found, Attachment) error{TCX: keep, Link: keep, Clsact: note, Attach: note}[a.Way]
+	if f.Foreign != "" && !f.live {
+		return fmt.Errorf("%s has the XDP hook of %s", f.Foreign, a.Dev)
+	}
+	attach := map[string]func(*host.Host, *host.NS, *found, Attachment) error{TCX: keep, Link: keep, Clsact: note, Attach: note, Netlink: noteXDP}[a.Way]
 	if attach == nil {
 		return fmt.Errorf("there is no way %q to attach a program", a.Way)
 	}

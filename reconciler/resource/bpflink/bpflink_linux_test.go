@@ -34,8 +34,11 @@ func counting(t *testing.T, kind ebpf.ProgramType, at ebpf.AttachType) (*ebpf.Pr
 	}
 	t.Cleanup(func() { m.Close() })
 	name, pass := "tc", int32(-1) // as the pins have it
-	if kind == ebpf.CGroupSockAddr {
+	switch kind {
+	case ebpf.CGroupSockAddr:
 		name, pass = "connect4", 1
+	case ebpf.XDP:
+		name, pass = "xdp", 2
 	}
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: kind, AttachType: at, License: "GPL", Instructions: asm.Instructions{
 		asm.Mov.Imm(asm.R0, 0),
@@ -71,10 +74,13 @@ func pinned(t *testing.T, h *host.Host) map[string]func() uint64 {
 		t.Fatal(err)
 	}
 	runs := map[string]func() uint64{}
-	for _, name := range []string{"tc.1", "tc.2", "connect4.1", "connect4.2"} {
+	for _, name := range []string{"tc.1", "tc.2", "connect4.1", "connect4.2", "xdp.1", "xdp.2"} {
 		kind, at := ebpf.SchedCLS, ebpf.AttachNone
 		if strings.HasPrefix(name, "connect4") {
 			kind, at = ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect
+		}
+		if strings.HasPrefix(name, "xdp") {
+			kind = ebpf.XDP
 		}
 		p, count := counting(t, kind, at)
 		if err := p.Pin(h.BPFPath(host.BPFProgramFolder, name)); err != nil {
@@ -181,11 +187,16 @@ func TestCgroup(t *testing.T) {
 // send lets a packet leave by eth0.
 func send(t *testing.T, h *host.Host) {
 	t.Helper()
+	sendBy(t, h, "eth0")
+}
+
+func sendBy(t *testing.T, h *host.Host, dev string) {
+	t.Helper()
 	ns, err := h.NS("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ns.Link("eth0")
+	l, err := ns.Link(dev)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,13 @@ func take(h *host.Host, ns *host.NS, f *found) error {
 		if err := unfilter(h, ns, f); err != nil {
 			return err
 		}
+	case Netlink:
+		if f.live {
+			h.Wrote("detach %s", f.ID())
+			if err := ns.SetXDP(f.at, modeNumber(f.Mode), -1, true); err != nil && !gone(err) {
+				return err
+			}
+		}
 	case Attach:
 		if f.live {
 			old, err := ebpf.NewProgramFromID(ebpf.ProgramID(f.run))

@@ -35,6 +35,7 @@ var attachTypes = map[string]ebpf.AttachType{
 	"getpeername4": ebpf.AttachCgroupInet4GetPeername,
 	"getpeername6": ebpf.AttachCgroupInet6GetPeername,
 	"sock_release": ebpf.AttachCgroupInetSockRelease,
+	XDP:            ebpf.AttachXDP,
 }
 
 // folder is where the files of a namespace's attachments are, or those of the cgroup's.
@@ -83,6 +84,11 @@ func filed(folder, name string) []Attachment {
 	case Ingress, Egress:
 		if rest {
 			a.Way = Clsact
+		}
+		return []Attachment{a}
+	case XDP:
+		if a.Way = Link; rest {
+			a.Way = Netlink
 		}
 		return []Attachment{a}
 	case qdiscMark:
@@ -157,7 +163,7 @@ func look(h *host.Host, ns *host.NS, a Attachment, index int, programs map[uint3
 	default:
 		f.file, kept = true, &l
 		f.Way = TCX
-		if a.Dev == "" {
+		if a.Dev == "" || a.Hook == XDP {
 			f.Way = Link
 		}
 	}
@@ -167,6 +173,8 @@ func look(h *host.Host, ns *host.NS, a Attachment, index int, programs map[uint3
 		if err == nil && f.cgroup != h.Cgroup {
 			f.Fault = moved
 		}
+	case a.Hook == XDP:
+		err = f.lookXDP(ns, kept, programs)
 	case f.Way == TCX:
 		err = f.lookTCX(kept, programs)
 	default:
@@ -317,7 +325,9 @@ func (f *found) read(record string) {
 	if len(part) < 3 {
 		return
 	}
-	f.cgroup = part[2]
+	if f.Way == Attach {
+		f.cgroup = part[2]
+	}
 	for id := range strings.SplitSeq(part[1], ",") {
 		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
 			f.noted = append(f.noted, uint32(n))

@@ -54,7 +54,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Attachment) (owne
 			if f.ours() {
 				owned = append(owned, f.Attachment)
 			}
-			if f.alone && !f.live {
+			if (f.alone || f.Foreign != "") && !f.live {
 				foreign = append(foreign, f.Attachment)
 			}
 			if want := hooks[name][j]; want.Program != (resource.ID{}) && len(f.others) > 0 {

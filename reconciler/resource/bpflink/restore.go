@@ -15,7 +15,7 @@ func (a Attachment) Restored(found *resource.Found) resource.Resource {
 	a.Fault = ""
 	answers := resource.ID{} // on which the program is that translates the answers to what this one translates
 	switch {
-	case a.Dev == "":
+	case a.Dev == "", a.Hook == XDP:
 	case a.NetNS != "":
 		a.Knows = []resource.ID{{Kind: "endpoint", NetNS: a.NetNS, Name: "pod"}}
 		answers = For(a.NetNS, a.Dev, Ingress)
