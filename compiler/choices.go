@@ -7,6 +7,7 @@ import (
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
 )
 
 // setting is something that the files may leave to plumb.
@@ -59,6 +60,7 @@ type situation struct {
 	way      string // of services, once it is chosen
 	straight bool   // pods of the node reach each other past its stack
 	placed   bool   // irqAffinity places interrupts
+	left     bool   // the files leave it to plumb
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -78,6 +80,7 @@ const (
 	hostIRQBalance  = "tuning.host.irqbalance"
 	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
 	conntrackBypass = "tuning.conntrackBypass"
+	tuningXDP       = "tuning.xdp"
 
 	congestionControl = "tuning.congestionControl"
 )
@@ -191,6 +194,19 @@ var settings = []setting{
 				unless: "an uplink's driver cuts no larger packets", limits: oneFamily,
 				why: "what TCP sends goes through the host in fewer and larger packets, of up to 192 KiB"},
 			{value: "off", why: "packets inside the host stay as large as they are"},
+		},
+	},
+	{
+		subject: tuningXDP,
+		doc: "Where a program runs that counts what comes in by each uplink (`received` in status) and lets it pass. If left out nothing is " +
+			"touched. A program of somebody else's on an uplink is a conflict, unless this is off.",
+		options: []option{
+			{value: bpflink.Native, unfit: nativeXDP, unless: "an uplink's driver has no native XDP, or, for auto, nobody knows",
+				why: "the driver runs the program before the stack has anything to do with a packet", limits: driverXDP},
+			{value: bpflink.Generic, never: true, needs: []features.Feature{features.XDPGeneric}, unfit: genericXDP,
+				unless: "there is no such device",
+				why:    "by then the stack has taken the packet, so the program takes time and can spare none"},
+			{value: xdpOff, why: "nothing comes before the stack"},
 		},
 	},
 	{

@@ -26,6 +26,7 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Host.Profile = v
 		}
 	},
+	tuningXDP:      func(c *schema.Config, v string) { c.Tuning.XDP = v },
 	bigTCP:         func(c *schema.Config, v string) { c.Tuning.BigTCP = v },
 	hostIRQBalance: func(c *schema.Config, v string) { c.Tuning.Host.IRQBalance = v },
 	hostGovernor:   func(c *schema.Config, v string) { c.Tuning.Host.CPUGovernor = v },

@@ -37,6 +37,7 @@ func (b *builder) buildDatapath(segments []*segment) {
 	if b.sweeps() {
 		b.program(objectSweep, objectSweep, nil, used, []features.Feature{features.Timers})
 	}
+	b.buildXDP(used)
 	b.buildEndpoints(used)
 	if d.services() {
 		b.buildServices(used)
@@ -84,6 +85,9 @@ func (b *builder) usedMaps() usedMaps {
 		if b.sweeps() {
 			add(objectSweep, objectSweep)
 		}
+	}
+	if len(b.tuned.xdp) > 0 {
+		add(objectXDP, programXDP)
 	}
 	return used
 }

@@ -47,6 +47,8 @@ type tuned struct {
 	governor, governorFrom     string
 	irqbalance, irqbalanceFrom string
 	placements                 []placement
+	xdp                        []early
+	xdpFrom                    string
 
 	nics map[string]nic.NIC // somebody else's devices, such as uplinks, that get settings
 }
@@ -81,6 +83,7 @@ func (b *builder) settleTuning() {
 	b.settlePodCongestion()
 	b.settleMachine()
 	b.settleBigTCP()
+	b.settleXDP()
 	if len(b.node.pods) > 0 {
 		b.settleBypass()
 	}

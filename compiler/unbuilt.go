@@ -88,7 +88,6 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 		asked bool
 	}{
 		{"bandwidthManager", asks(t.BandwidthManager)},
-		{"xdp", asks(t.XDP)},
 	} {
 		if f.asked {
 			refuse(path + "." + f.name)

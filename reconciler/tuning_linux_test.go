@@ -47,7 +47,8 @@ func tuning(t *testing.T, asked schema.Tuning) (resource.State, []resource.Choic
 	}
 	set := *known
 	set.Host = &features.HostFacts{MemoryBytes: memory, CPUs: 2, OnlineCPUs: "0-1", Governors: map[string][]string{"policy0": {"performance", "schedutil"}},
-		Devices: map[string]features.Device{"eth0": {MTU: 1500, RXQueues: 1, TXQueues: 1, IRQs: []int{30}, GSOLimit: 512 << 10}}}
+		Devices: map[string]features.Device{"eth0": {MTU: 1500, RXQueues: 1, TXQueues: 1, IRQs: []int{30}, GSOLimit: 512 << 10, Driver: "veth", XDP: "generic",
+			XDPUnknown: true}}}
 	out, err := compiler.Compile(&schema.Config{
 		Nodes: map[string]schema.Node{kindtest.Node: {Uplinks: []string{"eth0"}, PodCIDRs: []string{"10.0.0.0/24"}}},
 		Pods:  map[string]schema.Pod{"mac": {Attach: "macvlan"}, "web": {Attach: "veth"}}, Tuning: asked,
@@ -61,7 +62,7 @@ func tuning(t *testing.T, asked schema.Tuning) (resource.State, []resource.Choic
 // everyTuning asks for all of it, and for a qdisc.
 func everyTuning(t *testing.T) resource.State {
 	t.Helper()
-	s, choices := tuning(t, schema.Tuning{BigTCP: "auto", MTU: 9000, Host: schema.HostTuning{CPUGovernor: "performance", IRQAffinity: map[string]string{"eth0": "1"}}})
+	s, choices := tuning(t, schema.Tuning{BigTCP: "auto", MTU: 9000, XDP: "native", Host: schema.HostTuning{CPUGovernor: "performance", IRQAffinity: map[string]string{"eth0": "1"}}})
 	set, err := probed()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,11 @@ func values(t *testing.T, o host.Options, devices ...resource.Device) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&b, "%v mtu %d sizes %d %d %d %d qdisc %s\n", d, l.MTU, l.GSOMaxSize, l.GROMaxSize, l.GSOIPv4MaxSize, l.GROIPv4MaxSize, l.Qdisc)
+		fmt.Fprintf(&b, "%v mtu %d sizes %d %d %d %d qdisc %s", d, l.MTU, l.GSOMaxSize, l.GROMaxSize, l.GSOIPv4MaxSize, l.GROIPv4MaxSize, l.Qdisc)
+		for _, x := range l.XDP {
+			fmt.Fprintf(&b, " xdp mode %d", x.Mode)
+		}
+		b.WriteByte('\n')
 		if err := ns.Do(func() error {
 			sys, done, err := netns.Sysfs()
 			if err != nil {
@@ -138,7 +143,7 @@ func TestRealTuning(t *testing.T) {
 			t.Fatal(err)
 		}
 		tuned := values(t, o, devices...)
-		for _, want := range []string{hostfile.Affinity(30) + " 1\n", hostfile.Governor("policy0") + " performance\n", "{ eth0} mtu 9000 "} {
+		for _, want := range []string{hostfile.Affinity(30) + " 1\n", hostfile.Governor("policy0") + " performance\n", "{ eth0} mtu 9000 ", " xdp mode 1\n"} {
 			if !strings.Contains(tuned, want) {
 				t.Errorf("it lacks %q:\n%s", want, tuned)
 			}

@@ -31,11 +31,13 @@ type Status struct {
 
 // Device is one network device of the host.
 type Device struct {
-	MTU      int    `json:"mtu"`
-	Driver   string `json:"driver"`
-	XDP      string `json:"xdp"` // native, generic or none
-	Reason   string `json:"reason"`
-	Wireless bool   `json:"wireless,omitempty"`
+	MTU    int    `json:"mtu"`
+	Driver string `json:"driver"`
+	XDP    string `json:"xdp"` // native, generic or none
+	// XDPUnknown says that the kernel doesn't tell whether the driver has native XDP: then XDP is generic.
+	XDPUnknown bool   `json:"xdp_unknown,omitempty"`
+	Reason     string `json:"reason"`
+	Wireless   bool   `json:"wireless,omitempty"`
 	// RXQueues and TXQueues are how many queues are in use; 0 where nobody looked.
 	RXQueues int `json:"rx_queues,omitempty"`
 	TXQueues int `json:"tx_queues,omitempty"`

@@ -64,7 +64,7 @@ func hostFacts() (*HostFacts, error) {
 		}
 		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
 		m.describe(a.Name, &d)
-		d.XDP, d.Reason = xdpMode(netdev, a.Index)
+		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}
 	facts.Congestion, facts.Sysctls, facts.Preempt = congestion(), sysctls(), preempt()
@@ -72,18 +72,18 @@ func hostFacts() (*HostFacts, error) {
 }
 
 // xdpMode says how XDP could be attached to a device, and how that is known. Nothing is attached to find out.
-func xdpMode(netdev *netlink.GenlFamily, index int) (mode, reason string) {
+func xdpMode(netdev *netlink.GenlFamily, index int) (mode, reason string, unknown bool) {
 	if netdev == nil {
-		return "generic", "whether the driver has native XDP is not known: this kernel has no netlink family netdev to ask (since 6.3)"
+		return "generic", "whether the driver has native XDP is not known: this kernel has no netlink family netdev to ask (since 6.3)", true
 	}
 	f, err := xdpFeatures(netdev, index)
 	switch {
 	case err != nil:
-		return "generic", fmt.Sprintf("whether the driver has native XDP is not known: ask netlink family netdev: %v", err)
+		return "generic", fmt.Sprintf("whether the driver has native XDP is not known: ask netlink family netdev: %v", err), true
 	case f&netdevXDPBasic != 0:
-		return "native", "the driver reports native XDP"
+		return "native", "the driver reports native XDP", false
 	}
-	return "generic", "the driver reports no native XDP"
+	return "generic", "the driver reports no native XDP", false
 }
 
 // listLinks dumps the links; a dump that something else changed underneath is taken again.
