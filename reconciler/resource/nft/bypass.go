@@ -60,8 +60,9 @@ const (
 	endsSet = "ends" // and those that they aren't tracked with
 )
 
-// Bypasses reports whether the table keeps connections from being tracked. Then it translates none: the answer to a packet
-// that was translated has to be tracked to be translated back.
+// Bypasses reports whether the table keeps connections from being tracked. Then it carries no services: the answer to a
+// packet that was translated has to be tracked to be translated back. It may masquerade: no pod or node is excluded from the
+// one and not from the other.
 func (t Table) Bypasses() bool { return len(t.Pods) > 0 }
 
 // sameBypass reports whether two tables keep the same connections from being tracked.
@@ -86,64 +87,24 @@ func joinRanges(ranges []Range) string {
 // past ends the key of an element that is the first address behind a range.
 const past = "\x01"
 
-// encodeBypass returns all elements of a table that bypasses. A range is two of them: its first address, and the first one
-// behind it.
+// encodeBypass returns the elements of the sets that are for it.
 func encodeBypass(t Table) sets {
-	s := sets{segmentsSet: {}}
-	for set, ranges := range map[string][]Range{podsSet: t.Pods, endsSet: t.Ends} {
-		for _, v := range []string{"4", "6"} {
-			s[set+v] = map[string]element{}
-		}
-		for _, r := range ranges {
-			in := s[set+string(family(r.From))]
-			in[string(r.From.AsSlice())] = element{}
-			if next := r.To.Next(); next.IsValid() { // else the range goes to the end
-				in[string(next.AsSlice())+past] = element{}
-			}
-		}
-	}
+	s := sets{}
+	s.addRanges(podsSet, t.Pods)
+	s.addRanges(endsSet, t.Ends)
 	return s
 }
 
-// decodeBypass returns the table that has these elements, as far as they make sense.
-func decodeBypass(s sets) (t Table, err error) {
-	for set, ranges := range map[string]*[]Range{podsSet: &t.Pods, endsSet: &t.Ends} {
-		for _, v := range []string{"4", "6"} {
-			size := 4
-			if v == "6" {
-				size = 16
-			}
-			var from, to []netip.Addr
-			for key := range s[set+v] {
-				text, end := strings.CutSuffix(key, past)
-				if !end || len(text) != size { // an address may end like that too
-					text, end = key, false
-				}
-				a, ok := netip.AddrFromSlice([]byte(text))
-				switch {
-				case !ok || len(text) != size:
-					return t, errForeign
-				case end:
-					to = append(to, a.Prev())
-				default:
-					from = append(from, a)
-				}
-			}
-			slices.SortFunc(from, netip.Addr.Compare)
-			slices.SortFunc(to, netip.Addr.Compare)
-			if len(from) == len(to)+1 {
-				to = append(to, last(netip.PrefixFrom(from[0], 0)))
-			}
-			if len(from) != len(to) {
-				return t, errForeign
-			}
-			for i := range from {
-				*ranges = append(*ranges, Range{from[i], to[i]})
-			}
-		}
+// decodeBypass is its opposite.
+func decodeBypass(s sets, t *Table) (err error) {
+	if t.Pods, err = s.ranges(podsSet); err != nil {
+		return err
+	}
+	if t.Ends, err = s.ranges(endsSet); err != nil {
+		return err
 	}
 	if !t.Bypasses() {
-		return t, errForeign
+		return errForeign
 	}
-	return t, nil
+	return nil
 }

@@ -17,10 +17,9 @@ import (
 // bypassChain holds the rules of a table that keeps connections from being tracked.
 const bypassChain = "bypass"
 
-// bypassSets are the sets of such a table; the one that bears the mark is in every table.
+// bypassSets are the sets that are for it.
 func bypassSets() map[string]*nftables.Set {
-	device := nftables.TypeIFName
-	all := map[string]*nftables.Set{markedSet: {KeyType: nftables.MustConcatSetType(device, device), Concatenation: true}}
+	all := map[string]*nftables.Set{}
 	for _, name := range []string{podsSet, endsSet} {
 		all[name+"4"] = &nftables.Set{KeyType: nftables.TypeIPAddr, Interval: true}
 		all[name+"6"] = &nftables.Set{KeyType: nftables.TypeIP6Addr, Interval: true}

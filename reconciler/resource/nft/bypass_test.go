@@ -28,7 +28,8 @@ func TestRanges(t *testing.T) {
 		if len(ranges) == 0 {
 			continue
 		}
-		back, err := decodeBypass(encodeBypass(Table{Pods: ranges, Ends: ranges}))
+		var back Table
+		err := decodeBypass(encodeBypass(Table{Pods: ranges, Ends: ranges}), &back)
 		if err != nil || !sameBypass(back, Table{Pods: ranges, Ends: ranges}) {
 			t.Errorf("%v came back as %v, %v", ranges, back.Pods, err)
 		}

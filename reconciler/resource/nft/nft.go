@@ -14,6 +14,10 @@
 //
 //	chain bypass: ip saddr @pods4 ip daddr @ends4 notrack
 //
+// And whoever carries them, it can give what leaves the address of the node:
+//
+//	chain masquerade: oifname @uplinks ip saddr @masqueraded4 ip daddr != @excluded4 masquerade fully-random
+//
 //	nft.go         Table: what should be; how it differs, in words
 //	elements.go    frontends as elements of sets, and back
 //	delta.go       which of them an update writes
@@ -21,6 +25,7 @@
 //	dump_linux.go  elements read fast
 //	nft_linux.go   Ops; each write is one transaction
 //	bypass.go      what isn't tracked
+//	masquerade.go  who leaves by the node's address
 //	flows_linux.go UDP flows that must not outlive their backend
 //	connections_linux.go what is under way to backends
 //
@@ -54,6 +59,8 @@ type Table struct {
 	// Pods are addresses of pods. What they exchange with Ends, which hold them too, isn't tracked by the kernel. A table with
 	// these carries no services.
 	Pods, Ends []Range
+	// Masquerade is who leaves by the node's address.
+	Masquerade Masquerade
 	From       string
 
 	// Damage says what in the observed table isn't as plumb makes it; then it is made anew as a whole.
@@ -76,10 +83,18 @@ func (t Table) DiesWith() []resource.ID { return nil }
 
 // Requires implements resource.Resource.
 func (t Table) Requires() []features.Feature {
-	if t.Bypasses() {
-		return []features.Feature{features.NFTNotrack}
+	var needs []features.Feature
+	p := t.parts()
+	if p.bypass {
+		needs = append(needs, features.NFTNotrack)
 	}
-	return []features.Feature{features.NFTNat, features.NFTServices}
+	if p.masquerade || p.services {
+		needs = append(needs, features.NFTNat)
+	}
+	if p.services {
+		needs = append(needs, features.NFTServices)
+	}
+	return needs
 }
 
 // Origin implements resource.Resource.
@@ -98,11 +113,12 @@ func (t Table) Carries() iter.Seq[resource.FrontendKey] {
 
 // Disruption implements resource.Disrupter: without the table nobody translates the connections that it led to backends.
 func (t Table) Disruption(action resource.Action, from resource.Resource) resource.Disruption {
-	if before, ok := from.(Table); ok && action == resource.Update && t.Bypasses() {
+	if before, ok := from.(Table); ok && action == resource.Update &&
+		(before.parts().services && !t.parts().services || before.Masquerades() && !t.Masquerades()) {
 		return before.Disruption(resource.Delete, before) // what it led is led no more
 	}
 	switch {
-	case action != resource.Delete || len(t.Frontends) == 0:
+	case action != resource.Delete || len(t.Frontends) == 0 && !t.Masquerades():
 		return resource.DisruptsNothing
 	case t.busy:
 		return resource.DisruptsPod
@@ -112,14 +128,30 @@ func (t Table) Disruption(action resource.Action, from resource.Resource) resour
 
 // Describe implements resource.Describer: "table inet plumb, 2 frontends, 5 backends".
 func (t Table) Describe() string {
-	if t.Bypasses() {
-		return "table inet " + resource.NftTable + ", not tracked: " + t.Between()
+	text, p := "table inet "+resource.NftTable, t.parts()
+	if p.bypass {
+		text += ", not tracked: " + t.Between()
 	}
-	backends := 0
-	for _, f := range t.Frontends {
-		backends += len(f.Backends)
+	if p.services {
+		backends := 0
+		for _, f := range t.Frontends {
+			backends += len(f.Backends)
+		}
+		text += fmt.Sprintf(", %d frontends, %d backends", len(t.Frontends), backends)
 	}
-	return fmt.Sprintf("table inet %s, %d frontends, %d backends", resource.NftTable, len(t.Frontends), backends)
+	if p.masquerade {
+		text += ", masqueraded: " + t.Masquerade.String()
+	}
+	return text
+}
+
+// parts are what a table is for. It has the sets and chains of these, and no others.
+type parts struct{ services, bypass, masquerade bool }
+
+func (t Table) parts() parts {
+	p := parts{bypass: t.Bypasses(), masquerade: t.Masquerades()}
+	p.services = !p.bypass && !p.masquerade || len(t.Frontends)+len(t.Segments) > 0
+	return p
 }
 
 // Ops implements reconciler.Ops for the table.
@@ -136,6 +168,9 @@ func (Ops) Diff(observed, desired Table) (fields []resource.Field, inPlace bool)
 	}
 	if !sameBypass(observed, desired) {
 		fields = append(fields, resource.Field{Name: "not tracked", Before: observed.Between(), After: desired.Between()})
+	}
+	if !observed.Masquerade.equal(desired.Masquerade) {
+		fields = append(fields, resource.Field{Name: "masqueraded", Before: observed.Masquerade.String(), After: desired.Masquerade.String()})
 	}
 	before := make(map[resource.FrontendKey]resource.Frontend, len(observed.Frontends))
 	for _, f := range observed.Frontends {

@@ -36,6 +36,9 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 		if gone := len(wanted) == 0 || wanted[0].Bypasses(); err == nil && gone && len(t.Frontends) > 0 {
 			t.busy, err = busy(t)
 		}
+		if gone := len(wanted) == 0 || !wanted[0].Masquerades(); err == nil && gone && t.Masquerades() && !t.busy {
+			t.busy, err = t.Masquerade.busy()
+		}
 		owned = []Table{t}
 		return err
 	})
@@ -55,13 +58,14 @@ func observe() (t Table, err error) {
 	if err != nil {
 		return t, err
 	}
-	all := newSets()
-	_, bypass := have[bypassChain]
-	if bypass {
-		all = bypassSets()
+	var p parts
+	_, p.bypass = have[bypassChain]
+	_, p.masquerade = have[masqueradeChain]
+	if _, p.services = have[services]; !p.bypass && !p.masquerade {
+		p.services = true
 	}
 	there := sets{}
-	for name := range all {
+	for name := range p.sets() {
 		elements, err := dump(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return Table{Damage: "set " + name + " is missing"}, nil
@@ -71,10 +75,14 @@ func observe() (t Table, err error) {
 		}
 		there[name] = elements
 	}
-	if bypass {
-		t, err = decodeBypass(there)
-	} else {
+	if p.services {
 		t, err = decode(there)
+	}
+	if p.bypass && err == nil {
+		err = decodeBypass(there, &t)
+	}
+	if p.masquerade && err == nil {
+		t.Masquerade, err = decodeMasquerade(there)
 	}
 	if err != nil {
 		return Table{Damage: err.Error()}, nil
@@ -92,11 +100,38 @@ func observe() (t Table, err error) {
 
 // content is all that is in a table: its elements, and its chains.
 func (t Table) content() (sets, map[string]ruleChain) {
-	if t.Bypasses() {
-		return encodeBypass(t), bypassChains()
+	p := t.parts()
+	elements, chains := sets{markedSet: {}}, map[string]ruleChain{}
+	if p.services {
+		all, picking := encode(t)
+		maps.Copy(elements, all)
+		maps.Copy(chains, newChains(picking))
 	}
-	elements, picking := encode(t)
-	return elements, newChains(picking)
+	if p.bypass {
+		maps.Copy(elements, encodeBypass(t))
+		maps.Copy(chains, bypassChains())
+	}
+	if p.masquerade {
+		maps.Copy(elements, encodeMasquerade(t.Masquerade))
+		maps.Copy(chains, masqueradeChains())
+	}
+	return elements, chains
+}
+
+// sets are those of the parts by name. The one that bears the mark is in every table.
+func (p parts) sets() map[string]*nftables.Set {
+	services := newSets()
+	all := map[string]*nftables.Set{markedSet: services[markedSet]}
+	if p.services {
+		all = services
+	}
+	if p.bypass {
+		maps.Copy(all, bypassSets())
+	}
+	if p.masquerade {
+		maps.Copy(all, masqueradeSets())
+	}
+	return all
 }
 
 func readChains(c *nftables.Conn) (map[string]ruleChain, error) {
@@ -166,7 +201,7 @@ func (Ops) Create(_ context.Context, h *host.Host, t Table) error {
 func (Ops) Update(_ context.Context, h *host.Host, from, to Table) error {
 	return write(h, "update", to, func() error {
 		flows := staleFlows(from, to)
-		if from.Damage != "" || !sameBypass(from, to) {
+		if from.Damage != "" || !sameBypass(from, to) || from.parts() != to.parts() {
 			if err := create(h, to, true); err != nil {
 				return err
 			}
@@ -265,10 +300,7 @@ func create(h *host.Host, t Table, anew bool) error {
 		c.DelTable(table)
 	}
 	c.CreateTable(table)
-	all := newSets()
-	if t.Bypasses() {
-		all = bypassSets()
-	}
+	all := t.parts().sets()
 	all[markedSet].Comment = mark(h.Node)
 	elements, chains := t.content()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -310,6 +342,13 @@ func change(h *host.Host, from, to Table) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.drop)) {
 		c.DelChain(&nftables.Chain{Table: table, Name: name})
+	}
+	if to.Masquerades() {
+		m, err := changeMasquerade(c, from.Masquerade, to.Masquerade)
+		if err != nil {
+			return err
+		}
+		n += m
 	}
 	if n == 0 {
 		return nil

@@ -47,6 +47,18 @@ func bypass(pods []string, nodes ...string) nft.Table {
 	return t
 }
 
+// masquerade is who leaves by eth0, but to some destinations.
+func masquerade(pods []string, excluded ...string) nft.Masquerade {
+	ranges := func(texts []string) []nft.Range {
+		var all []netip.Prefix
+		for _, p := range texts {
+			all = append(all, netip.MustParsePrefix(p))
+		}
+		return nft.Ranges(all)
+	}
+	return nft.Masquerade{Pods: ranges(pods), Excluded: ranges(excluded), Uplinks: []string{"eth0"}}
+}
+
 func TestKind(t *testing.T) {
 	web := frontend("10.96.0.1:80", "TCP", "10.0.0.10:8080", "10.0.0.11:8080", "10.0.1.9:9090")
 	web6 := frontend("[fd00:96::1]:80", "TCP", "[fd00:10::a]:8080", "[fd00:10::b]:8080")
@@ -77,6 +89,12 @@ func TestKind(t *testing.T) {
 		}},
 	}
 	samples = append(samples, bypass([]string{"10.0.1.0/24", "255.255.255.0/24", "fd00:10::/64"}, "192.168.31.100", "fd00::1"))
+	alone, beside, both := nft.Table{}, samples[1], samples[len(samples)-1]
+	alone.Masquerade = masquerade([]string{"10.0.0.0/24", "fd00:10::/64"}, "10.0.0.0/8", "192.0.2.1/32", "fd00::/8")
+	beside.Masquerade = masquerade([]string{"10.0.0.0/24"}, "10.0.0.0/9", "192.0.2.0/31")
+	both.Masquerade = masquerade([]string{"10.0.1.0/24"}, "0.0.0.0/0")
+	both.Masquerade.Uplinks = []string{"eth0", "eth1"}
+	samples = append(samples, alone, beside, both)
 	kindtest.Run(t, kindtest.Kind[nft.Table]{Ops: nft.Ops{}, Samples: samples, Foreign: plant})
 }
 
