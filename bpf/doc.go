@@ -77,16 +77,27 @@ uplink's MAC, as the node has; there, uplink_egress drops what this node didn't 
 that lives elsewhere; an address that is no pod's may be the node's, or that of somebody else's child of the uplink.
 detour_ingress drops all but the pod's own addresses. Frames of strangers, and of the node, are never dropped.
 
+# Limits
+
+What a pod sends is limited where it leaves the node: uplink_egress gives each packet the time at which it may go, one after
+the other at the pod's rate, and qdisc fq of the uplink keeps it until then. So no queue is the pod's own, and a packet that
+its socket wants to leave later (BBR) isn't in the way of others. What would have to wait for more than 2 s is dropped
+(`too-fast`). What stays on the node passes no uplink, and isn't limited.
+
+What a pod gets is limited by a qdisc of the pair's end in the root namespace, which bpf_redirect_peer goes past. Packets for
+such pods are redirected to that end instead, so they pass its to_pod, and from_pod leaves their answers to it.
+
 # Maps
 
 	frontends, slots, members, maglev_*   services: what is asked for, who answers, where a backend stands, tables
 	endpoints, macs, namespaces           pods: by address, by MAC (macvlan), by their namespaces' cookies
+	paces                                 how fast pods send, by address
 	flows, marked, fragments              translated flows; where there may be any; ports of fragments
 	affinities                            clients of services with affinity
 	sock_forward, sock_reverse            what sockets asked for, and what they got
 	counters                              packets by what became of them
 	swept                                 the timer
 
-Configuration alone is in the first two lines; the rest is learnt.
+Configuration alone is in the first three lines, but for the times in `paces`; the rest is learnt.
 */
 package bpf

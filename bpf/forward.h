@@ -127,14 +127,23 @@ static __always_inline int goes_straight(struct __sk_buff *ctx, const struct pac
 	return redirect && to && is_pair(to) && p->hops > 1 && !ctx->vlan_present;
 }
 
+// Whether what goes straight to a pod still passes its to_pod, as it waits in a queue of its pair's end.
+static __always_inline int is_queued(const struct endpoint *to)
+{
+	return to->mtu;
+}
+
 // Sends a packet straight to a pod, as its gateway would, with its MACs and one hop less; or as their bridge would, if
-// the frame is for the pod already. It may be larger than the pod's own device sends: devices take what comes.
+// the frame is for the pod already. It may be larger than the pod's own device sends: devices take what comes. Only
+// what comes by a queue has to fit; the stack answers what doesn't.
 static __always_inline int send_straight(struct __sk_buff *ctx, const struct packet *p, const struct endpoint *to)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 
 	if ((void *)(eth + 1) > end)
+		return PASS;
+	if (is_queued(to) && !ctx->gso_size && ctx->len > to->mtu + L3)
 		return PASS;
 	if (to->attach == BRIDGE && same_mac(eth->h_dest, to->mac))
 		goto addressed;
@@ -161,5 +170,5 @@ addressed:
 	if (ctx->pkt_type)
 		bpf_skb_change_type(ctx, 0);
 	count(ctx, COUNT_FORWARDED);
-	return bpf_redirect_peer(to->ifindex, 0);
+	return is_queued(to) ? bpf_redirect(to->ifindex, 0) : bpf_redirect_peer(to->ifindex, 0);
 }

@@ -32,6 +32,7 @@ const (
 	forwardMapMarked         = "marked"
 	forwardMapMembers        = "members"
 	forwardMapNamespaces     = "namespaces"
+	forwardMapPaces          = "paces"
 	forwardMapSlots          = "slots"
 	forwardMapSockForward    = "sock_forward"
 	forwardMapSockReverse    = "sock_reverse"
@@ -40,6 +41,7 @@ const (
 	forwardProgFromPod       = "from_pod"
 	forwardProgUplinkEgress  = "uplink_egress"
 	forwardProgUplinkIngress = "uplink_ingress"
+	forwardVarPace           = "pace"
 	forwardVarRedirect       = "redirect"
 	forwardVarSourceCheck    = "source_check"
 )
@@ -112,6 +114,7 @@ type forwardMapSpecs struct {
 	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Paces         *ebpf.MapSpec `ebpf:"paces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
@@ -122,6 +125,7 @@ type forwardMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardVariableSpecs struct {
+	Pace        *ebpf.VariableSpec `ebpf:"pace"`
 	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
 	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
 }
@@ -162,6 +166,7 @@ type forwardMaps struct {
 	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Paces         *ebpf.Map `ebpf:"paces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
@@ -186,6 +191,7 @@ func (m *forwardMaps) Close() error {
 		m.Marked,
 		m.Members,
 		m.Namespaces,
+		m.Paces,
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
@@ -197,6 +203,7 @@ func (m *forwardMaps) Close() error {
 //
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardVariables struct {
+	Pace        *ebpf.Variable `ebpf:"pace"`
 	Redirect    *ebpf.Variable `ebpf:"redirect"`
 	SourceCheck *ebpf.Variable `ebpf:"source_check"`
 }

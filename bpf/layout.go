@@ -144,7 +144,17 @@ type Endpoint struct {
 	MAC     MAC
 	HostMAC MAC
 	Attach  uint8
-	_       [3]uint8
+	_       uint8
+	MTU     uint16 // where a queue of the pair's end in the root namespace limits what the pod gets; else 0
+}
+
+// Pace is how fast a pod sends; its key is one of the pod's addresses.
+type Pace struct {
+	Lock struct{ Val uint32 }
+	_    uint32
+	Rate uint64 // bit/s
+	Next uint64 // ns since boot: when the pod may send again
+	With Address
 }
 
 // PeerKey is a peer of a socket.
@@ -247,7 +257,7 @@ type Swept struct {
 }
 
 // Counters are the names of the entries of map "counters", in their order.
-var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded", "received"}
+var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded", "received", "too-fast"}
 
 // Counted is one entry of map "counters" on one CPU.
 type Counted struct{ Packets, Bytes uint64 }

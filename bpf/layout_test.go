@@ -26,6 +26,7 @@ var layouts = map[string][2]any{
 	"affinities":   {AffinityKey{}, Affinity{}},
 	"namespaces":   {uint64(0), uint32(0)},
 	"endpoints":    {Address{}, Endpoint{}},
+	"paces":        {Address{}, Pace{}},
 	"macs":         {uint64(0), uint32(0)},
 	"sock_reverse": {PeerKey{}, Peer{}},
 	"sock_forward": {PeerKey{}, Peer{}},

@@ -52,6 +52,7 @@ var Layouts = func() map[string]Layout {
 		"members":      hash(unsafe.Sizeof(MemberKey{}), 4),
 		"namespaces":   hash(8, 4),
 		"endpoints":    hash(unsafe.Sizeof(Address{}), unsafe.Sizeof(Endpoint{})),
+		"paces":        hash(unsafe.Sizeof(Address{}), unsafe.Sizeof(Pace{})),
 		"macs":         hash(8, 4),
 		"affinities":   lru(unsafe.Sizeof(AffinityKey{}), unsafe.Sizeof(Affinity{}), Learnt),
 		"sock_reverse": lru(unsafe.Sizeof(PeerKey{}), unsafe.Sizeof(Peer{}), Learnt),

@@ -138,7 +138,8 @@ struct endpoint {
 	__u8 mac[6];	  // the pod's; 0 where it has none of its own
 	__u8 host_mac[6]; // of the pair's end in the root namespace, which an IPVLAN_L3 may have too; else 0
 	__u8 attach;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 mtu; // the pod's, where what it gets waits for its limit in a queue of that end; else 0
 };
 
 struct {
@@ -148,6 +149,24 @@ struct {
 	__type(key, struct address);
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
+
+// How fast pods send, by address. What is sent from all addresses of a pod counts together, in the entry of one of
+// them: the others only name it.
+struct pace {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	__u64 rate;	     // bit/s
+	__u64 next;	     // ns since boot: when the pod may send again
+	struct address with; // whose entry counts
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct address);
+	__type(value, struct pace);
+} paces SEC(".maps");
 
 // MACs of macvlan pods: who sends from one must have a pod's address that belongs to it. The last two bytes are 0.
 struct {
@@ -318,6 +337,7 @@ enum counter {
 	COUNT_NO_ROOM,	   // dropped: a map took no entry; or dropped or refused: the ports are another flow's
 	COUNT_MASQUERADED, // to or from outside, by the node's address
 	COUNT_RECEIVED,	   // by an uplink, as XDP counts them
+	COUNT_TOO_FAST,	   // dropped: the limit of its pod would let it go too late
 	COUNTERS,
 };
 

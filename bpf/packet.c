@@ -30,7 +30,7 @@ int from_pod(struct __sk_buff *ctx)
 		return drop(ctx, COUNT_SPOOFED);
 	to = bpf_map_lookup_elem(&endpoints, &p.key.dst);
 #ifndef NO_SERVICES
-	int straight = goes_straight(ctx, &p, to);
+	int straight = goes_straight(ctx, &p, to) && !is_queued(to); // and past its to_pod
 
 	if (ctx->vlan_present)
 		return PASS;

@@ -32,6 +32,7 @@ const (
 	packetMapMarked         = "marked"
 	packetMapMembers        = "members"
 	packetMapNamespaces     = "namespaces"
+	packetMapPaces          = "paces"
 	packetMapSlots          = "slots"
 	packetMapSockForward    = "sock_forward"
 	packetMapSockReverse    = "sock_reverse"
@@ -50,6 +51,7 @@ const (
 	packetVarMasquerade61   = "masquerade6_1"
 	packetVarMasquerade62   = "masquerade6_2"
 	packetVarMasquerade63   = "masquerade6_3"
+	packetVarPace           = "pace"
 	packetVarRedirect       = "redirect"
 	packetVarSourceCheck    = "source_check"
 )
@@ -125,6 +127,7 @@ type packetMapSpecs struct {
 	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Paces         *ebpf.MapSpec `ebpf:"paces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
@@ -142,6 +145,7 @@ type packetVariableSpecs struct {
 	Masquerade61 *ebpf.VariableSpec `ebpf:"masquerade6_1"`
 	Masquerade62 *ebpf.VariableSpec `ebpf:"masquerade6_2"`
 	Masquerade63 *ebpf.VariableSpec `ebpf:"masquerade6_3"`
+	Pace         *ebpf.VariableSpec `ebpf:"pace"`
 	Redirect     *ebpf.VariableSpec `ebpf:"redirect"`
 	SourceCheck  *ebpf.VariableSpec `ebpf:"source_check"`
 }
@@ -182,6 +186,7 @@ type packetMaps struct {
 	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Paces         *ebpf.Map `ebpf:"paces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
@@ -206,6 +211,7 @@ func (m *packetMaps) Close() error {
 		m.Marked,
 		m.Members,
 		m.Namespaces,
+		m.Paces,
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,
@@ -224,6 +230,7 @@ type packetVariables struct {
 	Masquerade61 *ebpf.Variable `ebpf:"masquerade6_1"`
 	Masquerade62 *ebpf.Variable `ebpf:"masquerade6_2"`
 	Masquerade63 *ebpf.Variable `ebpf:"masquerade6_3"`
+	Pace         *ebpf.Variable `ebpf:"pace"`
 	Redirect     *ebpf.Variable `ebpf:"redirect"`
 	SourceCheck  *ebpf.Variable `ebpf:"source_check"`
 }

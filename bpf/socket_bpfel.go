@@ -32,6 +32,7 @@ const (
 	socketMapMarked        = "marked"
 	socketMapMembers       = "members"
 	socketMapNamespaces    = "namespaces"
+	socketMapPaces         = "paces"
 	socketMapSlots         = "slots"
 	socketMapSockForward   = "sock_forward"
 	socketMapSockReverse   = "sock_reverse"
@@ -120,6 +121,7 @@ type socketMapSpecs struct {
 	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Paces         *ebpf.MapSpec `ebpf:"paces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
@@ -168,6 +170,7 @@ type socketMaps struct {
 	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Paces         *ebpf.Map `ebpf:"paces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
@@ -192,6 +195,7 @@ func (m *socketMaps) Close() error {
 		m.Marked,
 		m.Members,
 		m.Namespaces,
+		m.Paces,
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,

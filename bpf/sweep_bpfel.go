@@ -32,6 +32,7 @@ const (
 	sweepMapMarked        = "marked"
 	sweepMapMembers       = "members"
 	sweepMapNamespaces    = "namespaces"
+	sweepMapPaces         = "paces"
 	sweepMapSlots         = "slots"
 	sweepMapSockForward   = "sock_forward"
 	sweepMapSockReverse   = "sock_reverse"
@@ -105,6 +106,7 @@ type sweepMapSpecs struct {
 	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Paces         *ebpf.MapSpec `ebpf:"paces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
@@ -154,6 +156,7 @@ type sweepMaps struct {
 	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Paces         *ebpf.Map `ebpf:"paces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
@@ -178,6 +181,7 @@ func (m *sweepMaps) Close() error {
 		m.Marked,
 		m.Members,
 		m.Namespaces,
+		m.Paces,
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,

@@ -4,6 +4,7 @@
 #ifndef NO_SERVICES
 #include "masquerade.h"
 #endif
+#include "pace.h"
 
 // What goes through an uplink, either way, from one of the MACs of our pods.
 static __always_inline int check_child(struct __sk_buff *ctx)
@@ -53,6 +54,8 @@ int uplink_ingress(struct __sk_buff *ctx)
 	return verdict;
 }
 
+// Whether what leaves is from who it says.
+//
 // Children of ipvlan send with the uplink's own MAC, as the node does. What the node didn't forward, and has the
 // address of a pod that doesn't live on this uplink, is an ipvlan pod's doing.
 static __always_inline int check_sender(struct __sk_buff *ctx)
@@ -74,6 +77,8 @@ int uplink_egress(struct __sk_buff *ctx)
 {
 	int verdict = check_sender(ctx);
 
+	if (verdict == PASS && pace)
+		verdict = pace_pod(ctx);
 #ifndef NO_SERVICES
 	if (verdict == PASS && masquerade)
 		return masquerade_egress(ctx);

@@ -32,6 +32,7 @@ const (
 	xdpMapMarked        = "marked"
 	xdpMapMembers       = "members"
 	xdpMapNamespaces    = "namespaces"
+	xdpMapPaces         = "paces"
 	xdpMapSlots         = "slots"
 	xdpMapSockForward   = "sock_forward"
 	xdpMapSockReverse   = "sock_reverse"
@@ -104,6 +105,7 @@ type xdpMapSpecs struct {
 	Marked        *ebpf.MapSpec `ebpf:"marked"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Paces         *ebpf.MapSpec `ebpf:"paces"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
@@ -152,6 +154,7 @@ type xdpMaps struct {
 	Marked        *ebpf.Map `ebpf:"marked"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Paces         *ebpf.Map `ebpf:"paces"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
@@ -176,6 +179,7 @@ func (m *xdpMaps) Close() error {
 		m.Marked,
 		m.Members,
 		m.Namespaces,
+		m.Paces,
 		m.Slots,
 		m.SockForward,
 		m.SockReverse,

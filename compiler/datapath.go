@@ -54,6 +54,7 @@ type datapath struct {
 	packet   string // the object on devices; "" for none
 	redirect bool   // packets go straight to pods of this node
 	drain    bool   // the packet programs only translate flows that there are
+	pace     bool   // packets that leave the node get departure times, where their pods have a limit
 	sizes    mapSizes
 }
 

@@ -49,6 +49,7 @@ var declaredMaps = []struct {
 	{"endpoints", 0.5, 1024, "addresses of pods"},
 	{"namespaces", 0.25, 512, "network namespaces"},
 	{"macs", 0.25, 512, "MACs of macvlan pods"},
+	{"paces", 0.5, 1024, "addresses of pods with a limit"},
 }
 
 const (
@@ -77,6 +78,9 @@ func (b *builder) sizeMaps() mapSizes {
 	}
 	for _, m := range declaredMaps {
 		sizes[m.base] = max(int(float64(maps.Services)*m.services), m.floor)
+	}
+	if !b.datapath.pace {
+		delete(sizes, "paces") // which programs have all the same
 	}
 	tables := make([]int, len(bpf.MaglevClasses))
 	for i := range b.frontends {
