@@ -16,7 +16,7 @@ enum { LO = 1 };
 static __always_inline int reroute(struct __sk_buff *ctx, const struct packet *p, const struct flow_key *t)
 {
 	struct bpf_fib_lookup route = {
-		.family = p->v6 ? 10 : 2,
+		.family = p->v6 ? AF_INET6 : AF_INET,
 		.l4_protocol = p->key.proto,
 		.ifindex = LO, // whose packets the pod may forward: the kernel asks for that
 	};

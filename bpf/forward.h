@@ -133,6 +133,30 @@ static __always_inline int is_queued(const struct endpoint *to)
 	return to->mtu;
 }
 
+// Takes one hop off a packet; -1 where that can't be done.
+static __always_inline int take_hop(struct __sk_buff *ctx, const struct packet *p)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = data + L3;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		ip->hop_limit--;
+	} else {
+		struct iphdr *ip = data + L3;
+		__u32 sum;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		ip->ttl--;
+		sum = ip->check + bpf_htons(0x0100);
+		ip->check = sum + (sum >= 0xffff);
+	}
+	return 0;
+}
+
 // Sends a packet straight to a pod, as its gateway would, with its MACs and one hop less; or as their bridge would, if
 // the frame is for the pod already. It may be larger than the pod's own device sends: devices take what comes. Only
 // what comes by a queue has to fit; the stack answers what doesn't.
@@ -147,22 +171,8 @@ static __always_inline int send_straight(struct __sk_buff *ctx, const struct pac
 		return PASS;
 	if (to->attach == BRIDGE && same_mac(eth->h_dest, to->mac))
 		goto addressed;
-	if (p->v6) {
-		struct ipv6hdr *ip = data + L3;
-
-		if ((void *)(ip + 1) > end)
-			return PASS;
-		ip->hop_limit--;
-	} else {
-		struct iphdr *ip = data + L3;
-		__u32 sum;
-
-		if ((void *)(ip + 1) > end)
-			return PASS;
-		ip->ttl--;
-		sum = ip->check + bpf_htons(0x0100);
-		ip->check = sum + (sum >= 0xffff);
-	}
+	if (take_hop(ctx, p))
+		return PASS;
 	copy_mac(eth->h_dest, to->mac);
 	copy_mac(eth->h_source, to->host_mac);
 addressed:

@@ -37,10 +37,12 @@ const (
 	forwardMapSockForward    = "sock_forward"
 	forwardMapSockReverse    = "sock_reverse"
 	forwardMapSwept          = "swept"
+	forwardMapUplinks        = "uplinks"
 	forwardProgDetourIngress = "detour_ingress"
 	forwardProgFromPod       = "from_pod"
 	forwardProgUplinkEgress  = "uplink_egress"
 	forwardProgUplinkIngress = "uplink_ingress"
+	forwardVarHostRouting    = "host_routing"
 	forwardVarPace           = "pace"
 	forwardVarRedirect       = "redirect"
 	forwardVarSourceCheck    = "source_check"
@@ -119,12 +121,14 @@ type forwardMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // forwardVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardVariableSpecs struct {
+	HostRouting *ebpf.VariableSpec `ebpf:"host_routing"`
 	Pace        *ebpf.VariableSpec `ebpf:"pace"`
 	Redirect    *ebpf.VariableSpec `ebpf:"redirect"`
 	SourceCheck *ebpf.VariableSpec `ebpf:"source_check"`
@@ -171,6 +175,7 @@ type forwardMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *forwardMaps) Close() error {
@@ -196,6 +201,7 @@ func (m *forwardMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 
@@ -203,6 +209,7 @@ func (m *forwardMaps) Close() error {
 //
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardVariables struct {
+	HostRouting *ebpf.Variable `ebpf:"host_routing"`
 	Pace        *ebpf.Variable `ebpf:"pace"`
 	Redirect    *ebpf.Variable `ebpf:"redirect"`
 	SourceCheck *ebpf.Variable `ebpf:"source_check"`

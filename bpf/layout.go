@@ -257,7 +257,7 @@ type Swept struct {
 }
 
 // Counters are the names of the entries of map "counters", in their order.
-var Counters = [...]string{"forwarded", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded", "received", "too-fast"}
+var Counters = [...]string{"forwarded", "routed", "translated", "spoofed", "no-backend", "invalid", "no-room", "masqueraded", "received", "too-fast"}
 
 // Counted is one entry of map "counters" on one CPU.
 type Counted struct{ Packets, Bytes uint64 }

@@ -28,6 +28,7 @@ var layouts = map[string][2]any{
 	"endpoints":    {Address{}, Endpoint{}},
 	"paces":        {Address{}, Pace{}},
 	"macs":         {uint64(0), uint32(0)},
+	"uplinks":      {uint32(0), uint32(0)},
 	"sock_reverse": {PeerKey{}, Peer{}},
 	"sock_forward": {PeerKey{}, Peer{}},
 	"flows":        {FlowKey{}, Flow{}},

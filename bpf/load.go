@@ -54,6 +54,7 @@ var Layouts = func() map[string]Layout {
 		"endpoints":    hash(unsafe.Sizeof(Address{}), unsafe.Sizeof(Endpoint{})),
 		"paces":        hash(unsafe.Sizeof(Address{}), unsafe.Sizeof(Pace{})),
 		"macs":         hash(8, 4),
+		"uplinks":      hash(4, 4),
 		"affinities":   lru(unsafe.Sizeof(AffinityKey{}), unsafe.Sizeof(Affinity{}), Learnt),
 		"sock_reverse": lru(unsafe.Sizeof(PeerKey{}), unsafe.Sizeof(Peer{}), Learnt),
 		"sock_forward": lru(unsafe.Sizeof(PeerKey{}), unsafe.Sizeof(Peer{}), Learnt),

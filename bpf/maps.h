@@ -177,6 +177,15 @@ struct {
 	__type(value, __u32); // ifindex of the uplink
 } macs SEC(".maps");
 
+// The devices that lead out of the node, where packets from pods go to them past the stack.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u32); // ifindex
+	__type(value, __u32);
+} uplinks SEC(".maps");
+
 // Peers of sockets, by the socket's cookie, which no other socket gets as long as the kernel runs: what is left of a
 // closed socket answers nobody, and makes room for others in time.
 struct peer_key {
@@ -330,6 +339,7 @@ struct {
 // Packets by what became of them. Names for people are in layout.go.
 enum counter {
 	COUNT_FORWARDED,   // straight to a pod of this node
+	COUNT_ROUTED,	   // from a pod to an uplink, past the stack
 	COUNT_TRANSLATED,  // to or from a backend
 	COUNT_SPOOFED,	   // dropped: not the sender's own address
 	COUNT_NO_BACKEND,  // refused

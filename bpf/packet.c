@@ -3,11 +3,12 @@
 // Services, same-host forwarding and the source check, per packet: pods' pairs here, pods' own devices in child.h,
 // uplinks in uplink.h. See doc.go for what runs where.
 #include "forward.h"
+#include "route.h"
+#include "uplink.h"
 #ifndef NO_SERVICES
 #include "child.h"
 #include "translate.h"
 #endif
-#include "uplink.h"
 
 // Ingress of the root namespace's end of a pod's pair.
 SEC("tc")
@@ -16,6 +17,7 @@ int from_pod(struct __sk_buff *ctx)
 	struct sender sender = {.ifindex = ctx->ifindex};
 	struct endpoint *own, *to;
 	struct packet p = {};
+	const struct address *dst = &p.key.dst;
 
 	switch (parse(ctx, &p)) {
 	case INVALID:
@@ -31,6 +33,7 @@ int from_pod(struct __sk_buff *ctx)
 	to = bpf_map_lookup_elem(&endpoints, &p.key.dst);
 #ifndef NO_SERVICES
 	int straight = goes_straight(ctx, &p, to) && !is_queued(to); // and past its to_pod
+	struct flow_key t;
 
 	if (ctx->vlan_present)
 		return PASS;
@@ -49,7 +52,6 @@ int from_pod(struct __sk_buff *ctx)
 			}
 		}
 	} else if (has_ports(&p)) {
-		struct flow_key t;
 		__u8 kind = 0;
 
 		if (to) {
@@ -67,7 +69,9 @@ int from_pod(struct __sk_buff *ctx)
 		} else {
 			switch (translate_to_service(ctx, &p, 1, &t, &kind)) {
 			case LEFT:
-				return may_begin(&p) && forget(&p) ? refuse_taken(ctx, &p, 0) : PASS;
+				if (may_begin(&p) && forget(&p))
+					return refuse_taken(ctx, &p, 0);
+				break;
 			case REFUSED:
 				count(ctx, COUNT_NO_BACKEND);
 				return refuse(ctx, &p, 0);
@@ -75,11 +79,13 @@ int from_pod(struct __sk_buff *ctx)
 				return drop(ctx, COUNT_NO_ROOM);
 			case BROKEN:
 				return drop(ctx, COUNT_INVALID);
+			case TRANSLATED:
+				count(ctx, COUNT_TRANSLATED);
+				if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
+					return turn(ctx, 0);
+				dst = &t.dst;
+				to = endpoint_of(dst);
 			}
-			count(ctx, COUNT_TRANSLATED);
-			if (kind == HAIRPIN_FORWARD || kind == HAIRPIN_REVERSE)
-				return turn(ctx, 0);
-			to = endpoint_of(&t.dst);
 			// On one bridge, the way around the gateway is the bridge's own.
 			if (to && own && to->attach == BRIDGE && own->attach == BRIDGE && !goes_straight(ctx, &p, to)) {
 				bpf_skb_store_bytes(ctx, 0, to->mac, 6, 0);
@@ -88,7 +94,9 @@ int from_pod(struct __sk_buff *ctx)
 		}
 	}
 #endif
-	return goes_straight(ctx, &p, to) ? send_straight(ctx, &p, to) : PASS;
+	if (goes_straight(ctx, &p, to))
+		return send_straight(ctx, &p, to);
+	return to || !host_routing ? PASS : leave(ctx, &p, own, dst);
 }
 
 #ifndef NO_SERVICES

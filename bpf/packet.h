@@ -27,6 +27,8 @@ enum parsed {
 	INVALID, // shorter than it says, or than its protocol asks for
 };
 
+enum { AF_INET = 2, AF_INET6 = 10 };
+
 enum tcp_flags { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
 enum {

@@ -37,6 +37,7 @@ const (
 	packetMapSockForward    = "sock_forward"
 	packetMapSockReverse    = "sock_reverse"
 	packetMapSwept          = "swept"
+	packetMapUplinks        = "uplinks"
 	packetProgDetourIngress = "detour_ingress"
 	packetProgFromPod       = "from_pod"
 	packetProgPodEgress     = "pod_egress"
@@ -45,6 +46,7 @@ const (
 	packetProgUplinkEgress  = "uplink_egress"
 	packetProgUplinkIngress = "uplink_ingress"
 	packetVarDrain          = "drain"
+	packetVarHostRouting    = "host_routing"
 	packetVarMasquerade     = "masquerade"
 	packetVarMasquerade4    = "masquerade4"
 	packetVarMasquerade60   = "masquerade6_0"
@@ -132,6 +134,7 @@ type packetMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // packetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -139,6 +142,7 @@ type packetMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
 	Drain        *ebpf.VariableSpec `ebpf:"drain"`
+	HostRouting  *ebpf.VariableSpec `ebpf:"host_routing"`
 	Masquerade   *ebpf.VariableSpec `ebpf:"masquerade"`
 	Masquerade4  *ebpf.VariableSpec `ebpf:"masquerade4"`
 	Masquerade60 *ebpf.VariableSpec `ebpf:"masquerade6_0"`
@@ -191,6 +195,7 @@ type packetMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *packetMaps) Close() error {
@@ -216,6 +221,7 @@ func (m *packetMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 
@@ -224,6 +230,7 @@ func (m *packetMaps) Close() error {
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
 	Drain        *ebpf.Variable `ebpf:"drain"`
+	HostRouting  *ebpf.Variable `ebpf:"host_routing"`
 	Masquerade   *ebpf.Variable `ebpf:"masquerade"`
 	Masquerade4  *ebpf.Variable `ebpf:"masquerade4"`
 	Masquerade60 *ebpf.Variable `ebpf:"masquerade6_0"`

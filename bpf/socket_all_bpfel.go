@@ -37,6 +37,7 @@ const (
 	socket_allMapSockForward   = "sock_forward"
 	socket_allMapSockReverse   = "sock_reverse"
 	socket_allMapSwept         = "swept"
+	socket_allMapUplinks       = "uplinks"
 	socket_allProgConnect4     = "connect4"
 	socket_allProgConnect6     = "connect6"
 	socket_allProgGetpeername4 = "getpeername4"
@@ -126,6 +127,7 @@ type socket_allMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // socket_allVariableSpecs contains global variables before they are loaded into the kernel.
@@ -175,6 +177,7 @@ type socket_allMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *socket_allMaps) Close() error {
@@ -200,6 +203,7 @@ func (m *socket_allMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 

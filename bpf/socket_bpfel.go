@@ -37,6 +37,7 @@ const (
 	socketMapSockForward   = "sock_forward"
 	socketMapSockReverse   = "sock_reverse"
 	socketMapSwept         = "swept"
+	socketMapUplinks       = "uplinks"
 	socketProgConnect4     = "connect4"
 	socketProgConnect6     = "connect6"
 	socketProgGetpeername4 = "getpeername4"
@@ -126,6 +127,7 @@ type socketMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // socketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -175,6 +177,7 @@ type socketMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *socketMaps) Close() error {
@@ -200,6 +203,7 @@ func (m *socketMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 

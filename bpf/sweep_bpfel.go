@@ -37,6 +37,7 @@ const (
 	sweepMapSockForward   = "sock_forward"
 	sweepMapSockReverse   = "sock_reverse"
 	sweepMapSwept         = "swept"
+	sweepMapUplinks       = "uplinks"
 	sweepProgSweep        = "sweep"
 	sweepVarPeriod        = "period"
 )
@@ -111,6 +112,7 @@ type sweepMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // sweepVariableSpecs contains global variables before they are loaded into the kernel.
@@ -161,6 +163,7 @@ type sweepMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *sweepMaps) Close() error {
@@ -186,6 +189,7 @@ func (m *sweepMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 

@@ -158,16 +158,13 @@ static __always_inline struct endpoint *endpoint_of(const struct address *a)
 	return bpf_map_lookup_elem(&endpoints, a);
 }
 
-// What comes to a pod through the stack, its bridge or its uplink: answers get the name of who was asked.
-static __always_inline int arrive(struct __sk_buff *ctx)
+// Gives what is for a pod the name of who was asked: an answer's source, or what an error quotes.
+static __always_inline int name(struct __sk_buff *ctx, struct packet *p)
 {
-	struct packet p = {};
 	struct flow_key t;
 
-	if (parse(ctx, &p) != PARSED)
-		return PASS;
-	if (is_icmp_error(&p)) {
-		int kind = icmp_error(ctx, &p, 0);
+	if (is_icmp_error(p)) {
+		int kind = icmp_error(ctx, p, 0);
 
 		if (kind < 0)
 			return drop(ctx, COUNT_INVALID);
@@ -175,13 +172,21 @@ static __always_inline int arrive(struct __sk_buff *ctx)
 			count(ctx, COUNT_TRANSLATED);
 		return PASS;
 	}
-	if (!has_ports(&p))
+	if (!has_ports(p))
 		return PASS;
-	switch (translate_answer(ctx, &p, &t)) {
+	switch (translate_answer(ctx, p, &t)) {
 	case BROKEN:
 		return drop(ctx, COUNT_INVALID);
 	case TRANSLATED:
 		count(ctx, COUNT_TRANSLATED);
 	}
 	return PASS;
+}
+
+// What comes to a pod through the stack, its bridge or its uplink.
+static __always_inline int arrive(struct __sk_buff *ctx)
+{
+	struct packet p = {};
+
+	return parse(ctx, &p) == PARSED ? name(ctx, &p) : PASS;
 }

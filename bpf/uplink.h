@@ -1,13 +1,13 @@
 // What goes through a node's uplinks, and through the detours of ipvlan-l3 pods.
 #pragma once
-#include "forward.h"
+#include "route.h"
 #ifndef NO_SERVICES
 #include "masquerade.h"
 #endif
 #include "pace.h"
 
 // What goes through an uplink, either way, from one of the MACs of our pods.
-static __always_inline int check_child(struct __sk_buff *ctx)
+static __noinline int check_child(struct __sk_buff *ctx)
 {
 	struct packet p = {};
 	__u8 mac[8] __attribute__((aligned(8))) = {};
@@ -40,18 +40,29 @@ static __always_inline int check_child(struct __sk_buff *ctx)
 	return is_own(ctx, &p, &sender, own) ? PASS : drop(ctx, COUNT_SPOOFED);
 }
 
+// Whether packets from other hosts are more than checked.
+static __always_inline int acts_on_arrivals(void)
+{
+#ifndef NO_SERVICES
+	if (masquerade)
+		return 1;
+#endif
+	return host_routing;
+}
+
 SEC("tc")
 int uplink_ingress(struct __sk_buff *ctx)
 {
 	int verdict = check_child(ctx);
-
-#ifndef NO_SERVICES
 	struct packet p = {};
 
-	if (verdict == PASS && masquerade && !ctx->vlan_present && parse(ctx, &p) == PARSED)
-		return masquerade_ingress(ctx, &p);
+	if (verdict != PASS || !acts_on_arrivals() || ctx->vlan_present || parse(ctx, &p) != PARSED)
+		return verdict;
+#ifndef NO_SERVICES
+	if (masquerade)
+		verdict = masquerade_ingress(ctx, &p);
 #endif
-	return verdict;
+	return verdict == PASS && host_routing ? enter(ctx, &p) : verdict;
 }
 
 // Whether what leaves is from who it says.

@@ -9,7 +9,8 @@ int uplink_xdp(struct xdp_md *ctx)
 {
 	__u32 what = COUNT_RECEIVED;
 	struct counted *c = bpf_map_lookup_elem(&counters, &what);
-	__s64 len = bpf_xdp_get_buff_len(ctx); // of all parts of a packet; before 5.18 there is one, and this call is a failed one
+	__s64 len = bpf_xdp_get_buff_len(
+		ctx); // of all parts of a packet; before 5.18 there is one, and this call is a failed one
 
 	if (len < 0)
 		len = (void *)(long)ctx->data_end - (void *)(long)ctx->data;

@@ -37,6 +37,7 @@ const (
 	xdpMapSockForward   = "sock_forward"
 	xdpMapSockReverse   = "sock_reverse"
 	xdpMapSwept         = "swept"
+	xdpMapUplinks       = "uplinks"
 	xdpProgUplinkXdp    = "uplink_xdp"
 )
 
@@ -110,6 +111,7 @@ type xdpMapSpecs struct {
 	SockForward   *ebpf.MapSpec `ebpf:"sock_forward"`
 	SockReverse   *ebpf.MapSpec `ebpf:"sock_reverse"`
 	Swept         *ebpf.MapSpec `ebpf:"swept"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -159,6 +161,7 @@ type xdpMaps struct {
 	SockForward   *ebpf.Map `ebpf:"sock_forward"`
 	SockReverse   *ebpf.Map `ebpf:"sock_reverse"`
 	Swept         *ebpf.Map `ebpf:"swept"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -184,6 +187,7 @@ func (m *xdpMaps) Close() error {
 		m.SockForward,
 		m.SockReverse,
 		m.Swept,
+		m.Uplinks,
 	)
 }
 

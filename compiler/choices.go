@@ -92,16 +92,16 @@ var deviceHooks = []features.Feature{features.TCX, features.Clsact}
 // it. "auto" takes the first option that the kernel has and nothing rules out; any other word is a requirement.
 var settings = []setting{
 	{
-		// Attachments that go through the host's stack to other hosts stand first, because there the host's own firewall sees
-		// them. Of ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
+		// Attachments whose packets to other hosts the node takes up itself stand first, because it can route, masquerade and
+		// limit those. Of ipvlan's modes l2 stands first, because l3 reaches pods of other attachments only by a veth pair.
 		subject: podAttach,
 		doc:     "How a pod is attached to its node. Pods of one uplink that are left to plumb get the same attachment.",
 		neither: "no other attachment works either",
 		options: []option{
 			{value: "veth", needs: []features.Feature{features.LinkVeth},
-				why: "the shortest path on which the host's own firewall sees what other hosts send and get, and it works on any uplink; " + shorter},
+				why: "the shortest path on which the node routes, can masquerade and limit what other hosts send and get, and it works on any uplink; " + shorter},
 			{value: "netkit", needs: []features.Feature{features.LinkNetkit},
-				why: "the host's own firewall sees what other hosts send and get, and it works on any uplink; " + shorter},
+				why: "the node routes, can masquerade and limit what other hosts send and get, and it works on any uplink; " + shorter},
 			{value: "macvlan", needs: []features.Feature{features.LinkMacvlan}, unfit: wired,
 				unless: "the uplink is Wi-Fi, or pods of another attachment sit on it",
 				why:    "the shortest path on a wired uplink"},
@@ -135,13 +135,16 @@ var settings = []setting{
 	},
 	{
 		subject: hostRouting,
-		doc: "Which way packets of pods take on their node. auto hands what pods of a node send each other straight to the other one, where " +
-			"the kernel has bpf.helper.redirect_peer and nftables doesn't carry the services; what leaves the node goes through its stack.",
+		doc: "Which way packets of pods on veth, netkit and bridge take on their node: past its stack, or through it. Those of macvlan and " +
+			"ipvlan pods take neither. What bpf leads past the stack no rule of the node's own sees: neither what filters forwarded packets nor what " +
+			"translates their addresses.",
 		options: []option{
-			{value: "legacy", never: true, why: "the stack takes time for each packet",
-				limits: func(*situation) string {
-					return "what pods of this node send each other goes through its stack, where its firewall sees it"
-				}},
+			{value: "bpf", needs: []features.Feature{features.GlobalData, features.RedirectPeer, features.RedirectNeigh}, either: deviceHooks,
+				unfit: stacked, unless: "nftables carries the services or masquerades",
+				why: "packets of pods go straight to each other and to the uplinks; the node's own forward rules, address translation and " +
+					"connection table see none of them, and legacy keeps those",
+				limits: withoutUplinks},
+			{value: "legacy", why: "packets of pods go through the node's stack, where its firewall sees them"},
 		},
 	},
 	{
@@ -258,7 +261,7 @@ var settings = []setting{
 }
 
 // shorter is why a path that is shorter than that of a pair isn't taken.
-const shorter = "macvlan and ipvlan are shorter, but they pass the host's firewall by"
+const shorter = "macvlan and ipvlan are shorter, but they pass the node by"
 
 // wired refuses Wi-Fi for attachments whose pods have MACs of their own.
 func wired(s *situation) string {
@@ -293,13 +296,46 @@ func notByNftables(s *situation) string {
 	return ""
 }
 
+// stacked says what the stack is needed for.
+func stacked(s *situation) string {
+	if s.way == wayNftables {
+		return "nftables carries the services, and what it translates has to pass the stack both ways"
+	}
+	return ""
+}
+
+// withoutUplinks says which packets pass the stack all the same.
+func withoutUplinks(s *situation) string {
+	switch there, gone := s.uplinks(); {
+	case len(gone) > 0:
+		return fmt.Sprintf("this machine has no device %s, so what would leave by it goes through the stack", strings.Join(gone, ", "))
+	case len(there) == 0:
+		return "the node names no uplink, so what leaves it goes through the stack"
+	}
+	return ""
+}
+
+// uplinks are those of the node that the machine has, as far as is known, and those that it hasn't.
+func (s *situation) uplinks() (there, gone []string) {
+	for _, u := range s.node.Uplinks {
+		if s.set.Host != nil {
+			if _, ok := s.set.Host.Devices[u]; !ok {
+				gone = append(gone, u)
+				continue
+			}
+		}
+		there = append(there, u)
+	}
+	return there, gone
+}
+
 // tracking says what connections have to be tracked for, or why they aren't anyway.
 func tracking(s *situation) string {
 	switch {
 	case s.way == wayNftables:
 		return "nftables carries the services, and what it translates has to be tracked to be translated back"
 	case s.straight:
-		return "routing.hostRouting isn't legacy: what pods of this node send each other doesn't pass connection tracking anyway"
+		return "routing.hostRouting isn't legacy: what pods send doesn't pass connection tracking anyway"
 	}
 	return ""
 }

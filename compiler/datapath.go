@@ -2,6 +2,7 @@ package compiler
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
@@ -49,12 +50,13 @@ var cgroupHooks = []struct {
 
 // datapath is which eBPF programs a node has, and what they use.
 type datapath struct {
-	way      string // of services; "" without any
-	socket   string // the object on the cgroup; "" for none
-	packet   string // the object on devices; "" for none
-	redirect bool   // packets go straight to pods of this node
-	drain    bool   // the packet programs only translate flows that there are
-	pace     bool   // packets that leave the node get departure times, where their pods have a limit
+	way      string   // of services; "" without any
+	socket   string   // the object on the cgroup; "" for none
+	packet   string   // the object on devices; "" for none
+	redirect bool     // packets go straight to pods of this node
+	uplinks  []string // that packets of pods go to straight, and come from
+	drain    bool     // the packet programs only translate flows that there are
+	pace     bool     // packets that leave the node get departure times, where their pods have a limit
 	sizes    mapSizes
 }
 
@@ -118,7 +120,7 @@ func (b *builder) settleDatapath() {
 // between pods of the node.
 func (b *builder) settleDevices() {
 	d := &b.datapath
-	legacy := b.legacyRouting()
+	straight := b.settleHostRouting()
 	if why := needs(b.set, []features.Feature{features.GlobalData}, deviceHooks); why != "" {
 		b.warn("pods can send from any address, and what they send each other goes through the node's stack: %s", why)
 		return
@@ -131,8 +133,10 @@ func (b *builder) settleDevices() {
 		// Clients that came when packets were translated keep their connections.
 		d.packet, d.drain = objectPacket, true
 	}
-	// Answers must pass the stack where it is the stack that translates.
-	d.redirect = d.way != wayNftables && b.set.Supports(features.RedirectPeer) && !legacy
+	d.redirect = straight
+	if straight && slices.ContainsFunc(b.node.pods, func(p *pod) bool { return !p.child() }) {
+		d.uplinks, _ = b.situation().uplinks()
+	}
 }
 
 // deviceHook says how programs are attached to a device. On one that others use too, tcx lets their programs stand beside
@@ -145,10 +149,13 @@ func (b *builder) deviceHook(ours bool) string {
 	return bpflink.Clsact
 }
 
-// legacyRouting reports whether the files ask for the way through the node's stack.
-func (b *builder) legacyRouting() bool {
+// settleHostRouting decides whether packets of pods go past the node's stack. Where none of them could, nobody is told.
+func (b *builder) settleHostRouting() bool {
 	wanted, path := b.wish(b.node.Routing.HostRouting, b.cfg.Routing.HostRouting, hostRouting)
-	return asks(wanted) && b.choose(hostRouting, wanted, path, b.situation()) == "legacy"
+	if !asks(wanted) && !slices.ContainsFunc(b.node.pods, func(p *pod) bool { return !p.child() }) {
+		return settingOf(hostRouting).option("bpf").obstacle(b.situation()) == ""
+	}
+	return b.choose(hostRouting, wanted, path, b.situation()) == "bpf"
 }
 
 // checkMaglev finds services whose algorithm the way can't do.

@@ -13,6 +13,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
+	"plumb.internal/plumb/reconciler/resource/link"
 	"plumb.internal/plumb/reconciler/resource/nft"
 	svc "plumb.internal/plumb/reconciler/resource/service"
 )
@@ -81,6 +82,9 @@ func (b *builder) usedMaps() usedMaps {
 			for _, program := range devicePrograms(p.child(), d.packet == objectPacket) {
 				add(d.packet, program)
 			}
+		}
+		if len(d.uplinks) > 0 {
+			add(d.packet, "uplink_ingress")
 		}
 		if b.sweeps() {
 			add(objectSweep, objectSweep)
@@ -155,6 +159,10 @@ func (b *builder) attachDevices(used usedMaps) {
 		settings["redirect"] = 1
 		needs = append(needs, features.RedirectPeer)
 	}
+	if len(d.uplinks) > 0 {
+		settings["host_routing"] = 1
+		needs = append(needs, features.RedirectNeigh)
+	}
 	if d.packet == objectPacket {
 		needs = append(needs, features.MapLRUHash)
 	}
@@ -207,12 +215,26 @@ func (b *builder) attachDevices(used usedMaps) {
 			b.put(a)
 		}
 	}
+	for i, u := range b.node.Uplinks {
+		a := bpflink.Attachment{Dev: u, Hook: bpflink.Ingress, Way: b.deviceHook(false), From: element(b.node.path+".uplinks", i)}
+		if slices.Contains(d.uplinks, u) && !done[a.ID()] {
+			a.Program = b.program(d.packet, "uplink_ingress", settings, used, needs)
+			b.put(a)
+		}
+	}
 }
 
 // buildEndpoints tells the programs of the node's pods, and the socket programs of the node itself.
 func (b *builder) buildEndpoints(used usedMaps) {
+	node := endpoint.Endpoint{Uplinks: b.datapath.uplinks, From: b.node.path}
 	if _, ok := used["namespaces"]; ok {
-		b.put(endpoint.Endpoint{Socket: true, Maps: only(used, "namespaces"), From: b.node.path})
+		node.Socket, node.Maps = true, only(used, "namespaces")
+	}
+	if len(node.Uplinks) > 0 {
+		node.Maps = append(node.Maps, only(used, "uplinks")...)
+	}
+	if len(node.Maps) > 0 {
+		b.put(node)
 	}
 	in := only(used, "endpoints", "macs", "namespaces")
 	if len(in) == 0 {
@@ -228,6 +250,10 @@ func (b *builder) buildEndpoints(used usedMaps) {
 		e.Attach, e.MAC, e.Dev = w.Attach, w.link.MAC, w.Uplink
 		if !w.child() {
 			e.Dev, e.HostMAC, e.Link = w.link.Peer.Name, w.link.Peer.MAC, w.link.ID()
+		}
+		if w.Attach == "bridge" {
+			// Its gateway's: the port itself is nobody's neighbour.
+			e.HostMAC = b.out.State[link.For("", bridgeName)].(link.Link).MAC
 		}
 		if detour, ok := b.detours[w.name]; ok {
 			e.HostMAC = detour.Peer.MAC

@@ -50,6 +50,7 @@ var declaredMaps = []struct {
 	{"namespaces", 0.25, 512, "network namespaces"},
 	{"macs", 0.25, 512, "MACs of macvlan pods"},
 	{"paces", 0.5, 1024, "addresses of pods with a limit"},
+	{"uplinks", 0, 64, "uplinks"},
 }
 
 const (

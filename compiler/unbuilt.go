@@ -71,7 +71,6 @@ func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
 	}{
 		{"mode", r.Mode != "" && r.Mode != "native"},
 		{"directNodeRoutes", r.DirectNodeRoutes != nil},
-		{"hostRouting", r.HostRouting == "bpf"},
 		{"masquerade", asks(r.Masquerade)},
 		{"masqueradeExclude", len(r.MasqueradeExclude) > 0},
 		{"nodePortRange", r.NodePortRange != ""},

@@ -83,6 +83,8 @@ func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 		return count[bpf.MemberKey, uint32](m)
 	case "namespaces", "macs":
 		return count[uint64, uint32](m)
+	case "uplinks":
+		return count[uint32, uint32](m)
 	case "endpoints":
 		return count[bpf.Address, bpf.Endpoint](m)
 	case "affinities":

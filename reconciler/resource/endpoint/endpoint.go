@@ -12,8 +12,8 @@ import (
 // Kind is the name of this kind.
 const Kind resource.Kind = "endpoint"
 
-// Endpoint is one pod in the data path's maps. That of the root namespace ("") has no addresses: it only makes the socket
-// programs act for the node's own processes.
+// Endpoint is one pod in the data path's maps. That of the root namespace ("") has no addresses: it makes the socket programs
+// act for the node's own processes, and tells which devices are uplinks.
 //
 // No cookie and no ifindex is in it: they are found out when entries are written, and observed entries are named as they
 // would be if they were right, so that a namespace or a device that was made anew shows.
@@ -25,6 +25,7 @@ type Endpoint struct {
 	Attach  string        // as in the configuration: "veth"
 	MAC     string        // the pod's; "" where it has none of its own (ipvlan)
 	HostMAC string        // of the pair's end in the root namespace, or ""
+	Uplinks []string      // of the node, which packets from pods go to past the stack
 	Socket  bool          // the socket programs act for its namespace
 	Link    resource.ID   // the resource that makes the device; zero for somebody else's
 	Maps    []resource.ID // that hold it

@@ -26,6 +26,7 @@ const (
 	endpoints  = "endpoints"
 	macs       = "macs"
 	namespaces = "namespaces"
+	uplinks    = "uplinks"
 )
 
 // Create implements reconciler.Ops. All entries in the maps are ours: one that is there is made right.
@@ -88,13 +89,13 @@ func write(h *host.Host, from, to Endpoint) error {
 			}
 		}
 	}
-	var gone []string
+	var old []string
 	for name := range from.entries() {
 		if _, ok := entries[name]; !ok && !to.leaves(name) {
-			gone = append(gone, name)
+			old = append(old, name)
 		}
 	}
-	return remove(h, from, order(gone))
+	return remove(h, from, order(old))
 }
 
 // remove takes entries away, in the reverse of their order.
@@ -159,6 +160,15 @@ func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err
 		}
 		return namespaces, binary.LittleEndian.AppendUint64(nil, cookies[0]), nil
 	}
+	if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok {
+		number, isGone := strings.CutPrefix(dev, gone)
+		if isGone {
+			n, err := strconv.ParseUint(number, 10, 32)
+			return uplinks, binary.LittleEndian.AppendUint32(nil, uint32(n)), err
+		}
+		_, index, err := h.Device("", dev)
+		return uplinks, binary.LittleEndian.AppendUint32(nil, uint32(index)), err
+	}
 	if cookie, ok := strings.CutPrefix(name, cookiePrefix); ok {
 		n, err := strconv.ParseUint(cookie, 10, 64)
 		return namespaces, binary.LittleEndian.AppendUint64(nil, n), err
@@ -173,7 +183,7 @@ func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err
 
 // valueOf is the value of the endpoint's entries in a map.
 func valueOf(h *host.Host, e Endpoint, base string) ([]byte, error) {
-	if base == namespaces {
+	if base == namespaces || base == uplinks {
 		return binary.LittleEndian.AppendUint32(nil, 1), nil
 	}
 	_, index, err := h.Device("", e.Dev)

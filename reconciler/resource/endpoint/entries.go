@@ -11,11 +11,12 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Names of entries: an address, "mac 02:00:00:00:00:01", "namespace" of the pod, "cookie 17" of nobody, "padded
+// Names of entries: an address, "mac 02:00:00:00:00:01", "uplink eth1", "namespace" of the pod, "cookie 17" of nobody, "padded
 // 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
 const (
 	namespace    = "namespace"
 	macPrefix    = "mac "
+	uplinkPrefix = "uplink "
 	cookiePrefix = "cookie "
 	oddPrefix    = "padded "
 )
@@ -25,6 +26,9 @@ const gone = "#"
 
 // known is the text of a namespace's entry.
 const known = "known to the socket programs"
+
+// routed is the text of an uplink's entry.
+const routed = "reached past the stack"
 
 // attachments are the numbers of attachments in the maps.
 var attachments = map[string]uint8{
@@ -53,6 +57,9 @@ func (e Endpoint) entries() map[string]string {
 	}
 	if e.hasMAC() {
 		all[macPrefix+strings.ToLower(e.MAC)] = "dev " + e.Dev
+	}
+	for _, u := range e.Uplinks {
+		all[uplinkPrefix+u] = routed
 	}
 	if e.Socket {
 		all[namespace] = known
@@ -140,7 +147,16 @@ func (e Endpoint) Describe() string {
 		}
 	}
 	if last == "" {
-		return e.ID().Name + " " + known
+		words = []string{e.ID().Name}
+		if e.Known() || e.Socket {
+			words = append(words, known)
+		}
+		for _, name := range names(entries) {
+			if strings.HasPrefix(name, uplinkPrefix) {
+				words = append(words, name)
+			}
+		}
+		return strings.Join(words, " ")
 	}
 	return strings.Join(append(words, last), " ")
 }

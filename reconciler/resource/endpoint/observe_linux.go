@@ -31,7 +31,11 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(addresses)+len(senders)+len(cookies) == 0 {
+	devices, err := dump[uint32, uint32](o, h, uplinks, wanted)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(addresses)+len(senders)+len(cookies)+len(devices) == 0 {
 		return nil, nil, nil
 	}
 	all, err := o.look(ctx, h)
@@ -48,6 +52,14 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 			continue
 		}
 		o.left[macPrefix+net.HardwareAddr(k[:6]).String()] = entry{"dev " + o.device(index), ""}
+	}
+	for index := range devices {
+		dev := o.device(index)
+		if strings.HasPrefix(dev, gone) {
+			o.left[uplinkPrefix+dev] = entry{routed, ""}
+		} else {
+			o.of("").Held[uplinkPrefix+dev] = routed
+		}
 	}
 	if err := o.cookies(h, all, cookies); err != nil {
 		return nil, nil, err

@@ -20,6 +20,10 @@ func (e Endpoint) Restored(*resource.Found) resource.Resource {
 	e.Held, e.Attach, e.MAC, e.HostMAC = nil, "", "", ""
 	_, e.Socket = held[namespace]
 	for _, name := range names(held) {
+		if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok && !strings.HasPrefix(dev, gone) {
+			e.Uplinks = append(e.Uplinks, dev)
+			continue
+		}
 		a, err := netip.ParseAddr(name)
 		if err != nil {
 			continue
