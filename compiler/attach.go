@@ -174,7 +174,7 @@ func (b *builder) gateways(d port, of func(address) netip.Addr) {
 }
 
 // ranges makes routes to the podCIDRs that the pod has addresses of, on its device or via a gateway.
-func (b *builder) ranges(d port, of func(address) netip.Addr) {
+func (b *builder) ranges(s *segment, d port, of func(address) netip.Addr) {
 	for i, a := range d.addrs {
 		if slices.ContainsFunc(d.addrs[:i], func(o address) bool { return o.cidr == a.cidr }) {
 			continue
@@ -183,15 +183,20 @@ func (b *builder) ranges(d port, of func(address) netip.Addr) {
 		for _, table := range d.tables {
 			b.put(route.Route{
 				NetNS: d.name, Dst: a.cidr.Prefix, Table: table, Metric: metric(a.Is6()),
-				Dev: d.dev, Gateway: gw, OnLink: gw.IsValid(), Link: d.link, From: d.path,
+				Dev: d.dev, Gateway: gw, OnLink: gw.IsValid(), MTU: s.reaches(d.pod, a.Is6()), Link: d.link, From: d.path,
 			})
 		}
 	}
 }
 
-// lead makes the root namespace's route to one address of a pod.
-func (b *builder) lead(a address, dev string, by resource.ID) {
-	b.put(route.Route{Dst: host(a.Addr), Table: route.MainTable, Metric: metric(a.Is6()), Dev: dev, Link: by, From: a.from})
+// lead makes the root namespace's route to one address of a pod. A device that leads to several pods carries what the one
+// with the largest MTU takes.
+func (b *builder) lead(s *segment, p *pod, a address, dev string, by resource.ID) {
+	r := route.Route{Dst: host(a.Addr), Table: route.MainTable, Metric: metric(a.Is6()), Dev: dev, Link: by, From: a.from}
+	if s.attach != routed && p.MTU < s.mtu() {
+		r.MTU = p.MTU
+	}
+	b.put(r)
 }
 
 // proxy makes a segment's device answer for pods of other segments, so that the segment's pods send it what is for them.
@@ -259,6 +264,25 @@ func (s *segment) mtu() int {
 		most = max(most, p.MTU)
 	}
 	return most
+}
+
+// reaches is what a pod can send to all neighbours of a family, where that is less than what it can send to others: whoever
+// carries frames between neighbours drops those that are too large for one without a word, as bridges do. It is 0 where it isn't less, and
+// for routed pods, whose one neighbour takes what they send.
+func (s *segment) reaches(p *pod, v6 bool) int {
+	if !p.has(v6) {
+		return 0
+	}
+	least := p.MTU
+	for _, o := range s.pods {
+		if s.attach != routed && o.has(v6) {
+			least = min(least, o.MTU)
+		}
+	}
+	if least == p.MTU {
+		return 0
+	}
+	return least
 }
 
 // host is the prefix of one address.

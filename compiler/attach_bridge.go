@@ -16,9 +16,9 @@ func (b *builder) wireBridge(s *segment) {
 		d := b.open(p, l, l.Peer.Name)
 		for _, a := range p.addrs {
 			b.address(d, a, a.cidr.Bits())
-			b.lead(a, s.dev, s.link)
+			b.lead(s, p, a, s.dev, s.link)
 		}
-		b.ranges(d, direct)
+		b.ranges(s, d, direct)
 		b.gateways(d, cidrGateway)
 	}
 }

@@ -43,10 +43,10 @@ func (b *builder) wireChildren(s *segment) {
 		}
 		for _, a := range p.addrs {
 			b.address(d, a, bits(a))
-			b.lead(a, s.dev, s.link)
+			b.lead(s, p, a, s.dev, s.link)
 		}
-		if s.attach != "ipvlan-l3" || len(d.tables) > 1 {
-			b.ranges(d, direct)
+		if s.attach != "ipvlan-l3" || len(d.tables) > 1 || s.reaches(p, false)+s.reaches(p, true) > 0 {
+			b.ranges(s, d, direct)
 		}
 		b.gateways(d, gateway)
 	}

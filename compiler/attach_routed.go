@@ -28,13 +28,13 @@ func (b *builder) wireRouted(s *segment) {
 		d := b.open(p, l, l.Peer.Name)
 		for _, a := range p.addrs {
 			b.address(d, a, a.BitLen())
-			b.lead(a, l.Peer.Name, d.link)
+			b.lead(s, p, a, l.Peer.Name, d.link)
 			b.put(neigh.Neigh{Dev: l.Peer.Name, IP: a.Addr, MAC: l.MAC, Link: d.link, From: a.from})
 		}
 		b.neighbours(p, l)
 		b.gateways(d, pairGateway)
 		if len(d.tables) > 1 {
-			b.ranges(d, pairGateway)
+			b.ranges(s, d, pairGateway)
 		}
 	}
 }

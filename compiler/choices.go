@@ -3,6 +3,7 @@ package compiler
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
@@ -60,7 +61,8 @@ type situation struct {
 	way      string // of services, once it is chosen
 	straight bool   // pods of the node reach each other past its stack
 	placed   bool   // irqAffinity places interrupts
-	left     bool   // the files leave it to plumb
+	asked    []asked
+	left     bool // the files leave it to plumb
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -79,6 +81,8 @@ const (
 	hostGovernor    = "tuning.host.cpuGovernor"
 	hostIRQBalance  = "tuning.host.irqbalance"
 	hostAffinity    = "tuning.host.irqAffinity.DEVICE"
+	hostRings       = "tuning.host.rings.DEVICE"
+	hostCoalesce    = "tuning.host.coalesce.DEVICE"
 	conntrackBypass = "tuning.conntrackBypass"
 	tuningXDP       = "tuning.xdp"
 
@@ -186,7 +190,7 @@ var settings = []setting{
 		doc: "The largest packet, in bytes: of the uplinks, whose network must carry it, and of pods that name no mtu. If left out the " +
 			"uplinks stay as they are, and such pods have 1500, or what their uplink carries if that is less.",
 		refused: "mtu can't be %s",
-		others:  &others{what: "numbers that every uplink's driver takes", limits: jumbo},
+		others:  &others{what: "numbers that every uplink's driver takes", unfit: tooLarge, limits: jumbo},
 	},
 	{
 		subject: bigTCP,
@@ -257,6 +261,20 @@ var settings = []setting{
 				why: "all processors that run, or those near to the device where the machine says which; a program such as irqbalance may place them better"},
 		},
 		others: &others{what: "lists of processors, such as 0-3,6", unfit: listed},
+	},
+	{
+		subject: hostRings,
+		doc: "How many packets an uplink can hold for the host (rx), and the host for it (tx). Larger rings lose fewer packets in bursts and make " +
+			"them wait longer. A driver may take the link down to change them. If left out nothing is changed.",
+		refused: "rings can't be %s",
+		others:  &others{what: "numbers up to what the driver takes", unfit: noRings},
+	},
+	{
+		subject: hostCoalesce,
+		doc: "How long an uplink's interrupts wait for more packets: rxUsecs and txUsecs µs, or until there are rxFrames or txFrames; with " +
+			"adaptiveRx and adaptiveTx the driver finds it by itself. Short waits answer sooner and take more of the processor. If left out nothing is changed.",
+		refused: "coalesce can't be %s",
+		others:  &others{what: "numbers that the driver takes, which is seen when they are set and read back", unfit: noCoalesce},
 	},
 }
 
@@ -336,6 +354,21 @@ func tracking(s *situation) string {
 		return "nftables carries the services, and what it translates has to be tracked to be translated back"
 	case s.straight:
 		return "routing.hostRouting isn't legacy: what pods send doesn't pass connection tracking anyway"
+	}
+	return ""
+}
+
+// tooLarge says which driver doesn't take an MTU.
+func tooLarge(s *situation, wanted string) string {
+	mtu, err := strconv.Atoi(wanted)
+	if err != nil || s.set.Host == nil {
+		return "" // the schema takes no such word, and of what isn't known the driver has the last one
+	}
+	for _, dev := range s.node.Uplinks {
+		d, there := s.set.Host.Devices[dev]
+		if there && d.MaxMTU != 0 && mtu > d.MaxMTU {
+			return fmt.Sprintf("the driver of uplink %s%s takes at most %d", dev, inBrackets(d.Driver), d.MaxMTU)
+		}
 	}
 	return ""
 }

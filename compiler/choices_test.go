@@ -35,6 +35,16 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Host.IRQAffinity = map[string]string{"eth0": v}
 		}
 	},
+	hostRings: func(c *schema.Config, v string) {
+		if n, err := strconv.Atoi(v); err == nil {
+			c.Tuning.Host.Rings = map[string]schema.Rings{"eth0": {Rx: n}}
+		}
+	},
+	hostCoalesce: func(c *schema.Config, v string) {
+		if n, err := strconv.Atoi(v); err == nil {
+			c.Tuning.Host.Coalesce = map[string]schema.Coalesce{"eth0": {RxUsecs: &n}}
+		}
+	},
 	routingServices: func(c *schema.Config, v string) { c.Routing.Services = v },
 	algorithm: func(c *schema.Config, v string) {
 		s := c.Services["s"]
@@ -57,7 +67,11 @@ var cases = []struct {
 	{conntrackBypass, "auto", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
 	{tuningMTU, "1400", "", nil},
 	{tuningMTU, "9000", "", nil},
+	{tuningMTU, "65536", "", nil},
 	{hostGovernor, "schedutil", "", nil},
+	{hostRings, "256", "", nil},
+	{hostRings, "65536", "", nil},
+	{hostCoalesce, "50", "", nil},
 	{hostAffinity, "0-3,6", "", nil},
 	{algorithm, "maglev", "with nftables", func(c *schema.Config) { c.Routing.Services = wayNftables }},
 }

@@ -82,6 +82,7 @@ func (b *builder) settleTuning() {
 	}
 	b.settlePodCongestion()
 	b.settleMachine()
+	b.settleEthtool()
 	b.settleBigTCP()
 	b.settleXDP()
 	if len(b.node.pods) > 0 {

@@ -152,6 +152,25 @@ type HostTuning struct {
 	IRQBalance  string            `json:"irqbalance,omitempty"`
 	IRQAffinity map[string]string `json:"irqAffinity,omitempty"`
 	Profile     string            `json:"profile,omitempty"`
+
+	Rings    map[string]Rings    `json:"rings,omitempty"`
+	Coalesce map[string]Coalesce `json:"coalesce,omitempty"`
+}
+
+// Rings are how many packets a device can hold for the host, and the host for it; 0 leaves one as it is.
+type Rings struct {
+	Rx int `json:"rx,omitempty"`
+	Tx int `json:"tx,omitempty"`
+}
+
+// Coalesce says how long a device's interrupts wait for more packets; nil leaves a setting as it is.
+type Coalesce struct {
+	AdaptiveRx *bool `json:"adaptiveRx,omitempty"`
+	AdaptiveTx *bool `json:"adaptiveTx,omitempty"`
+	RxUsecs    *int  `json:"rxUsecs,omitempty"`
+	RxFrames   *int  `json:"rxFrames,omitempty"`
+	TxUsecs    *int  `json:"txUsecs,omitempty"`
+	TxFrames   *int  `json:"txFrames,omitempty"`
 }
 
 // Check is one statement on reachability.

@@ -43,6 +43,13 @@ type Device struct {
 	TXQueues int `json:"tx_queues,omitempty"`
 	// GSOLimit is the largest packet that the driver cuts itself, in bytes; 0 where the kernel doesn't say.
 	GSOLimit int `json:"gso_limit,omitempty"`
+	// MaxMTU is the largest MTU that the driver takes; 0 where the kernel doesn't say.
+	MaxMTU int `json:"max_mtu,omitempty"`
+	// RXRing and TXRing are the largest rings that the driver takes, in packets; 0 where it has none to set.
+	RXRing int `json:"rx_ring,omitempty"`
+	TXRing int `json:"tx_ring,omitempty"`
+	// Coalesce says that the driver can be told how long interrupts wait for more packets.
+	Coalesce bool `json:"coalesce,omitempty"`
 	// IRQs are the numbers of the device's interrupts, those of its queues as far as their names tell.
 	IRQs []int `json:"irqs,omitempty"`
 	// LocalCPUs are the processors that the device's memory is near to, as a list; "" where the machine doesn't say.

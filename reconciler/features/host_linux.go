@@ -51,6 +51,10 @@ func hostFacts() (*HostFacts, error) {
 	if err != nil {
 		return nil, err
 	}
+	most, err := largestMTUs()
+	if err != nil {
+		return nil, err
+	}
 	m, err := lookAtMachine()
 	if err != nil {
 		return nil, err
@@ -64,6 +68,8 @@ func hostFacts() (*HostFacts, error) {
 		}
 		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
 		m.describe(a.Name, &d)
+		d.MaxMTU = most[a.Index]
+		d.askDriver(a.Name)
 		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}

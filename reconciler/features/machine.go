@@ -23,6 +23,9 @@ func (h *HostFacts) machine(w io.Writer) {
 		fmt.Fprintf(w, "processor governors %s\n", strings.Join(h.CommonGovernors(), ", "))
 	}
 	for _, name := range sortedKeys(h.Devices) {
+		h.Devices[name].limits(w, name)
+	}
+	for _, name := range sortedKeys(h.Devices) {
 		d := h.Devices[name]
 		if d.RXQueues+d.TXQueues == 0 {
 			continue
@@ -35,6 +38,23 @@ func (h *HostFacts) machine(w io.Writer) {
 			fmt.Fprintf(w, ", near to processors %s", d.LocalCPUs)
 		}
 		fmt.Fprintln(w)
+	}
+}
+
+// limits writes what the driver of a device takes.
+func (d Device) limits(w io.Writer, name string) {
+	var parts []string
+	if d.MaxMTU > 0 {
+		parts = append(parts, fmt.Sprintf("an MTU of up to %d", d.MaxMTU))
+	}
+	if d.RXRing+d.TXRing > 0 {
+		parts = append(parts, fmt.Sprintf("rings of up to %d and %d packets", d.RXRing, d.TXRing))
+	}
+	if d.Coalesce {
+		parts = append(parts, "how long interrupts wait")
+	}
+	if len(parts) > 0 {
+		fmt.Fprintf(w, "%s takes %s\n", name, strings.Join(parts, ", "))
 	}
 }
 

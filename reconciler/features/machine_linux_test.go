@@ -66,6 +66,9 @@ func TestFactsOfGuest(t *testing.T) {
 		if d.RXQueues != 2 || d.TXQueues != 3 || len(d.IRQs) != 0 || d.LocalCPUs != "" {
 			t.Errorf("eth0 is %+v", d)
 		}
+		if d.MaxMTU < 65535-14 || d.RXRing != 0 || d.TXRing != 0 || d.Coalesce {
+			t.Errorf("the driver of eth0 takes %+v", d)
+		}
 		return nil
 	})
 	if err != nil {

@@ -38,6 +38,9 @@ func (r Route) Describe() string {
 	if r.Metric != 0 && (r.Dst.Addr().Is4() || r.Metric != 1024) {
 		fmt.Fprintf(&b, " metric %d", r.Metric)
 	}
+	if r.MTU != 0 {
+		fmt.Fprintf(&b, " mtu %d", r.MTU)
+	}
 	if r.OnLink {
 		b.WriteString(" onlink")
 	}

@@ -4,6 +4,7 @@ package route
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -27,7 +28,9 @@ type Route struct {
 	Gateway     netip.Addr // zero: directly on Dev
 	OnLink      bool       // the gateway is taken to be on Dev whatever the addresses say
 	Src         netip.Addr // preferred source address; zero: the kernel's choice
-	Link        resource.ID
+	// MTU is what the way carries where that is less than Dev does; 0 where it isn't.
+	MTU  int
+	Link resource.ID
 	// PodPrefix says that Dst is a range of pod addresses: foreign addresses and routes inside it are conflicts.
 	PodPrefix bool
 	From      string
@@ -102,6 +105,7 @@ func (Ops) Diff(observed, desired Route) (fields []resource.Field, inPlace bool)
 	field("via", addrText(observed.Gateway), addrText(desired.Gateway))
 	field("onlink", fmt.Sprint(observed.OnLink), fmt.Sprint(desired.OnLink))
 	field("src", addrText(observed.Src), addrText(desired.Src))
+	field("mtu", mtuText(observed.MTU), mtuText(desired.MTU))
 	field("next hops", observed.Trouble, desired.Trouble)
 	return fields, observed.Trouble == ""
 }
@@ -114,6 +118,13 @@ func (r Route) kernelType() string {
 		return "unreachable"
 	}
 	return "unicast"
+}
+
+func mtuText(mtu int) string {
+	if mtu == 0 {
+		return ""
+	}
+	return strconv.Itoa(mtu)
 }
 
 func addrText(a netip.Addr) string {

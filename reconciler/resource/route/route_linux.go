@@ -113,7 +113,7 @@ func observed(netns string, devs *host.Devices, k netlink.Route) Route {
 	r := Route{
 		NetNS: netns, Dst: host.Prefix(k.Dst).Masked(), Table: k.Table, Metric: k.Priority,
 		Gateway: ip(k.Gw), Src: ip(k.Src), OnLink: k.Flags&unix.RTNH_F_ONLINK != 0,
-		Dev: devs.Name(k.LinkIndex), Type: types[k.Type], Protocol: int(k.Protocol),
+		MTU: k.MTU, Dev: devs.Name(k.LinkIndex), Type: types[k.Type], Protocol: int(k.Protocol),
 		Unreachable: k.Type == unix.RTN_UNREACHABLE,
 	}
 	if r.Type == "" {
@@ -320,6 +320,11 @@ func request(kind, flags int, r Route, index int) *nl.NetlinkRequest {
 	}
 	if r.Src.IsValid() {
 		add(unix.RTA_PREFSRC, r.Src.AsSlice())
+	}
+	if r.MTU != 0 && kind == unix.RTM_NEWROUTE {
+		metrics := nl.NewRtAttr(unix.RTA_METRICS, nil)
+		metrics.AddRtAttr(unix.RTAX_MTU, nl.Uint32Attr(uint32(r.MTU)))
+		req.AddData(metrics)
 	}
 	return req
 }

@@ -110,13 +110,14 @@ func samples() []route.Route {
 		metric  int
 	}{{dst4, gw4, src4, 0}, {dst6, gw6, src6, 1024}} {
 		r := route.Route{Dst: f.dst, Table: route.MainTable, Metric: f.metric, Dev: "pl0"}
-		via, onlink, src, other, unreachable := r, r, r, r, r
+		via, onlink, src, other, unreachable, narrow := r, r, r, r, r, r
 		via.Gateway, via.OnLink, via.Dev = f.gw, true, "eth0"
 		onlink.Gateway, onlink.OnLink = f.gw, true
 		src.Src = f.src
 		other.Dev, other.Metric, other.Table = "eth0", 50, resource.Table
 		unreachable.Dev, unreachable.Unreachable, unreachable.PodPrefix = "", true, true
-		all = append(all, r, via, onlink, src, other, unreachable)
+		narrow.MTU = 1400
+		all = append(all, r, via, onlink, src, other, unreachable, narrow)
 	}
 	return all
 }
