@@ -114,3 +114,22 @@ func (p *page) answers(machines []*features.Set) {
 		}
 	}
 }
+
+// Listed is a setting of the table, with the values that have a name of their own.
+type Listed struct {
+	Subject string
+	Values  []string
+}
+
+// Settings lists the table, for those who try all of it.
+func Settings() []Listed {
+	var all []Listed
+	for _, t := range settings {
+		l := Listed{Subject: t.subject}
+		for _, o := range t.options {
+			l.Values = append(l.Values, o.value)
+		}
+		all = append(all, l)
+	}
+	return all
+}
