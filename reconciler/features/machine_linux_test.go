@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/internal/netns"
 )
@@ -45,7 +46,7 @@ NMI:          0          0   Non-maskable interrupts
 // In a namespace that isn't the machine's own, queues and limits are known, and nothing of the whole machine is.
 func TestFactsOfGuest(t *testing.T) {
 	f, err := netns.New(func() error {
-		h, err := netlink.NewHandle()
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}

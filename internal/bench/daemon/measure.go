@@ -234,7 +234,7 @@ func (w *world) heal() error {
 	if err := netlink.RouteSubscribe(events, done); err != nil {
 		return err
 	}
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
