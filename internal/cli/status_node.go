@@ -280,7 +280,7 @@ func readFlows(ctx context.Context, h *host.Host) (flowStatus, error) {
 		return s, err
 	}
 	for i := range after {
-		if i < len(before) {
+		if i < len(before) && after[i].Reason != "received" { // those are counted again by what becomes of them
 			s.Packets += float64(after[i].Packets-before[i].Packets) / time.Since(began).Seconds()
 		}
 	}
