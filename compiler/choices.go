@@ -62,7 +62,8 @@ type situation struct {
 	straight bool   // pods of the node reach each other past its stack
 	placed   bool   // irqAffinity places interrupts
 	asked    []asked
-	left     bool // the files leave it to plumb
+	learnt   int64 // bytes of the maps that fill by themselves
+	left     bool  // the files leave it to plumb
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -77,6 +78,7 @@ const (
 	algorithm       = "services.NAME.algorithm"
 	tuningMTU       = "tuning.mtu"
 	bigTCP          = "tuning.bigTCP"
+	tuningMaps      = "tuning.maps"
 	hostProfile     = "tuning.host.profile"
 	hostGovernor    = "tuning.host.cpuGovernor"
 	hostIRQBalance  = "tuning.host.irqbalance"
@@ -215,6 +217,15 @@ var settings = []setting{
 				why:    "by then the stack has taken the packet, so the program takes time and can spare none"},
 			{value: xdpOff, why: "nothing comes before the stack"},
 		},
+	},
+	{
+		subject: tuningMaps,
+		doc: "How large the eBPF maps are. `ratio` is the part of the memory for those that fill by themselves with what clients do and forget " +
+			"what wasn't used for longest: 0.0025 if left out. `services` is how many services there is room for: 65536 if left out, fewer on machines " +
+			"with less than 4 GiB, but not below 4096; such maps take memory for what is in them. Maps of connections change their sizes without losing any.",
+		refused: "maps can't be of %s",
+		others: &others{what: "a ratio of up to 1 and a number of services, apart or together; chosen is what the maps take, at most",
+			unfit: tooMuch},
 	},
 	{
 		subject: hostProfile,

@@ -26,6 +26,13 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Host.Profile = v
 		}
 	},
+	tuningMaps: func(c *schema.Config, v string) {
+		if n, err := strconv.ParseFloat(v, 64); err == nil && n <= 1 {
+			c.Tuning.Maps.Ratio = n
+		} else if err == nil {
+			c.Tuning.Maps.Services = int(n)
+		}
+	},
 	tuningXDP:      func(c *schema.Config, v string) { c.Tuning.XDP = v },
 	bigTCP:         func(c *schema.Config, v string) { c.Tuning.BigTCP = v },
 	hostIRQBalance: func(c *schema.Config, v string) { c.Tuning.Host.IRQBalance = v },
@@ -68,6 +75,9 @@ var cases = []struct {
 	{tuningMTU, "1400", "", nil},
 	{tuningMTU, "9000", "", nil},
 	{tuningMTU, "65536", "", nil},
+	{tuningMaps, "0.01", "ratio", nil},
+	{tuningMaps, "1", "ratio", nil},
+	{tuningMaps, "1000000", "services", nil},
 	{hostGovernor, "schedutil", "", nil},
 	{hostRings, "256", "", nil},
 	{hostRings, "65536", "", nil},

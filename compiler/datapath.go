@@ -1,16 +1,12 @@
 package compiler
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
-	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
-	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/link"
-	"plumb.internal/plumb/schema"
 )
 
 // Objects of package bpf, and their programs.
@@ -111,9 +107,7 @@ func (b *builder) settleDatapath() {
 	d.sizes = b.sizeMaps()
 	used := b.usedMaps()
 	b.checkSizes(d.sizes, used)
-	if d.services() {
-		b.sayMapSizes(used)
-	}
+	b.settleMapSizes(used)
 }
 
 // settleDevices decides on the programs on devices: services per packet, the check of source addresses, and the short way
@@ -176,29 +170,4 @@ func (b *builder) checkIPvlan() {
 			b.add(p.from(p.attachFrom, "attach"), "", "pod %s has attach %q, which passes nftables by, and node %s carries services by nftables; use another attachment or way", p.name, p.Attach, b.node.name)
 		}
 	}
-}
-
-// sayMapSizes makes the sizes of maps a choice that plan shows.
-func (b *builder) sayMapSizes(used map[string]resource.ID) {
-	settings := b.mapsSettings()
-	var total int64
-	for base := range used {
-		total += bpfmap.Bytes(base, b.datapath.sizes.of(base))
-	}
-	var learnt []string
-	for _, m := range learntMaps {
-		if _, ok := used[m.base]; ok {
-			learnt = append(learnt, fmt.Sprintf("%s %d", m.base, b.datapath.sizes[m.base]))
-		}
-	}
-	share := fmt.Sprintf("the least there is for what is learnt (%s), as the machine's memory isn't known", strings.Join(learnt, ", "))
-	if b.set.Host != nil {
-		share = fmt.Sprintf("%g of %s of memory for what is learnt (%s)", settings.Ratio, mebibytes(b.set.Host.MemoryBytes), strings.Join(learnt, ", "))
-	}
-	reason := fmt.Sprintf("at most, with all maps full; %s; room for %d services", share, settings.Services)
-	wanted := "auto"
-	if b.cfg.Tuning.Maps != b.node.Tuning.Maps || b.cfg.Tuning.Maps != (schema.Maps{}) {
-		wanted = fmt.Sprintf("ratio %g, services %d", settings.Ratio, settings.Services)
-	}
-	b.choice("tuning.maps", wanted, mebibytes(total), reason)
 }

@@ -8,6 +8,7 @@ import (
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	svc "plumb.internal/plumb/reconciler/resource/service"
 	"plumb.internal/plumb/schema"
 )
@@ -146,6 +147,54 @@ func SizedBy(base string) string {
 		return "tables"
 	}
 	return "fixed"
+}
+
+// settleMapSizes makes the sizes of maps a choice that plan shows, where there are any that fill by themselves, or the files
+// ask for sizes.
+func (b *builder) settleMapSizes(used map[string]resource.ID) {
+	s, want := b.situation(), b.mapsSettings()
+	var total int64
+	var learnt []string
+	for base := range used {
+		total += bpfmap.Bytes(base, b.datapath.sizes.of(base))
+	}
+	for _, m := range learntMaps {
+		if _, ok := used[m.base]; ok {
+			learnt = append(learnt, fmt.Sprintf("%s %d", m.base, b.datapath.sizes[m.base]))
+			s.learnt += bpfmap.Bytes(m.base, b.datapath.sizes[m.base])
+		}
+	}
+	node, all := b.node.Tuning.Maps, b.cfg.Tuning.Maps
+	if learnt == nil && node == (schema.Maps{}) && all == (schema.Maps{}) {
+		return
+	}
+	wanted := "auto"
+	if node != (schema.Maps{}) || all != (schema.Maps{}) {
+		wanted = fmt.Sprintf("ratio %g, services %d", want.Ratio, want.Services)
+	}
+	t := settingOf(tuningMaps)
+	if why := t.refuse(wanted, s); why != "" && wanted != "auto" {
+		b.refused(t, wanted, b.mapsPath("ratio", node.Ratio != 0, all.Ratio != 0), why)
+		return
+	}
+	reason := "at most, with all maps full"
+	switch {
+	case learnt == nil:
+	case b.set.Host == nil:
+		reason = sentences(reason, fmt.Sprintf("the least there is for what is learnt (%s), as the machine's memory isn't known", strings.Join(learnt, ", ")))
+	default:
+		reason = sentences(reason, fmt.Sprintf("%g of %s of memory for what is learnt (%s)", want.Ratio, mebibytes(b.set.Host.MemoryBytes), strings.Join(learnt, ", ")))
+	}
+	b.choice(tuningMaps, wanted, mebibytes(total), sentences(reason, fmt.Sprintf("room for %d services", want.Services)))
+}
+
+// tooMuch says where what fills by itself would take the memory from everything else: the kernel sets it aside at once.
+func tooMuch(s *situation, _ string) string {
+	if s.set.Host == nil || s.learnt <= s.set.Host.MemoryBytes/2 {
+		return ""
+	}
+	return fmt.Sprintf("the maps for what is learnt would take %s of this machine's %s of memory, and half of it is the most",
+		mebibytes(s.learnt), mebibytes(s.set.Host.MemoryBytes))
 }
 
 // checkSizes finds used maps that are too small for the configuration, and says which number would do.

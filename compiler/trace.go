@@ -42,7 +42,7 @@ func (b *builder) traceChoices() {
 			c.Makes = slices.Concat(kinds[bpflink.Kind], kinds[svc.Kind], kinds[nft.Kind])
 		case strings.HasSuffix(c.Subject, ".algorithm"):
 			c.Makes = slices.Concat(kinds[svc.Kind], kinds[nft.Kind])
-		case c.Subject == "tuning.maps":
+		case c.Subject == tuningMaps:
 			c.Makes = kinds[bpfmap.Kind]
 		case c.Subject == hostRouting:
 			c.Makes = kinds[bpfprog.Kind]
