@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -92,6 +93,23 @@ var matrixSettings = map[string]asked{
 		},
 		more: []string{"0", "7"},
 		read: (*matrix).affinity,
+	},
+	// A pair has neither rings nor a coalesce; the tests of kind nic set and read those of a device that has.
+	"tuning.host.rings.DEVICE": {
+		set: func(c *schema.Config, v string) {
+			if n, err := strconv.Atoi(v); err == nil {
+				c.Tuning.Host.Rings = map[string]schema.Rings{matrixUplink: {Rx: n}}
+			}
+		},
+		more: []string{"256"}, read: func(*matrix) string { return "none" },
+	},
+	"tuning.host.coalesce.DEVICE": {
+		set: func(c *schema.Config, v string) {
+			if n, err := strconv.Atoi(v); err == nil {
+				c.Tuning.Host.Coalesce = map[string]schema.Coalesce{matrixUplink: {RxUsecs: &n}}
+			}
+		},
+		more: []string{"50"}, read: func(*matrix) string { return "none" },
 	},
 }
 
