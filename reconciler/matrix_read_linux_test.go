@@ -23,6 +23,7 @@ import (
 	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/internal/netns"
 	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/schema"
 )
 
 // matrix is a node with an uplink to a namespace outside, where a server tells from which address it is asked.
@@ -33,6 +34,7 @@ type matrix struct {
 	set     *features.Set
 	far     *os.File
 	outside net.Listener
+	inForce *schema.Config // in force
 	chosen  string
 }
 
@@ -413,6 +415,28 @@ func (m *matrix) algorithm() string {
 		m.must(bpf.Each(frontends.Map, func(_ bpf.FrontendKey, f bpf.Frontend) { found += names[f.Algorithm] }))
 	}
 	return found
+}
+
+// maps compares the sizes of two maps with what is asked for: flows with the ratio, of which half is theirs at 136 bytes an
+// entry, rounded down by at most an eighth; frontends with the number of services.
+func (m *matrix) maps() string {
+	entries := func(base string) int {
+		maps, err := m.h.BPFMaps(base)
+		m.must(err)
+		if len(maps) != 1 {
+			m.t.Fatalf("%d maps %s", len(maps), base)
+		}
+		return int(maps[0].MaxEntries())
+	}
+	asked := m.inForce.Tuning.Maps
+	if asked.Ratio == 0 {
+		asked.Ratio = 0.0025
+	}
+	flows, most := entries("flows"), max(int(memory*asked.Ratio*0.5/136), 16384)
+	if flows > most || flows < most-most/8 || entries("frontends") != asked.Services {
+		return fmt.Sprintf("%d flows and %d services", flows, entries("frontends"))
+	}
+	return m.chosen
 }
 
 // values is everything of the node that a setting changes, read anew.
