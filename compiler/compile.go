@@ -24,6 +24,8 @@ type Compiled struct {
 	Pods     []PodView
 	// Straight is set where pods of the node reach each other past its stack.
 	Straight bool
+	// Beyond is set where what they exchange with other hosts goes past it too.
+	Beyond bool
 	// Maps are what the sizes of eBPF maps follow, defaults filled in.
 	Maps schema.Maps
 	// Untracked is set where the kernel doesn't track what pods send each other.
@@ -126,6 +128,7 @@ func (b *builder) settle() {
 	b.settleTuning()
 	b.settleChecks()
 	b.out.Straight, b.out.Maps = b.datapath.redirect, b.mapsSettings()
+	b.out.Beyond = len(b.datapath.uplinks) > 0
 }
 
 // checkIPv6 finds IPv6 ranges on a kernel without IPv6: one mistake, though every pod has an address of them.

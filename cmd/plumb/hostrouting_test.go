@@ -179,6 +179,7 @@ table inet watch {
 	chain forward {
 		type filter hook forward priority filter
 		ct state new,established,related,invalid,untracked counter
+		ct state invalid drop
 	}
 }
 `)
@@ -260,7 +261,14 @@ func (b *beyond) until(what string, done func() bool) {
 // TestHostRouting shows what the node's firewall and connection table see of pods' packets, and that connections live on
 // when the way changes, whatever becomes of plumb meanwhile.
 func TestHostRouting(t *testing.T) {
+	for _, services := range []string{"auto", "packet"} {
+		t.Run(services, func(t *testing.T) { hostRouting(t, services) })
+	}
+}
+
+func hostRouting(t *testing.T, services string) {
 	b := newBeyond(t)
+	b.write("services.cue", fmt.Sprintf("package plumb\nrouting: services: %q\n", services))
 	b.watch()
 	out := b.run("plumb", "apply", "--yes")
 	if !strings.Contains(out, "routing.hostRouting: auto -> bpf: ") {
@@ -279,6 +287,12 @@ func TestHostRouting(t *testing.T) {
 			r, f := b.straight()
 			return r > routed+1000 && f > forwarded+1000
 		})
+		out := b.run("plumb", "status", "--verbose")
+		for _, line := range []string{`(?m)^host routing +bpf: `, `(?m)^connection table .*, 0 of them of pods$`} {
+			if !regexp.MustCompile(line).MatchString(out) {
+				t.Errorf("status says no %q:\n%s", line, out)
+			}
+		}
 		if packets, tracked := b.seen(); packets != 0 || tracked != 0 {
 			t.Errorf("bpf: %d packets in the forward hook, %d connections in the table", packets, tracked)
 		}

@@ -154,7 +154,7 @@ func (s *session) surroundings(ctx context.Context) []string {
 	}
 	warnings := s.host.Surroundings(ctx, prefixes, node.Uplinks, bridges...)
 	if s.compiled.Straight {
-		warnings = append(warnings, s.host.Bypassed()...)
+		warnings = append(warnings, s.host.Bypassed(s.compiled.Beyond)...)
 	}
 	if s.compiled.Untracked {
 		warnings = append(warnings, s.host.Untracked()...)

@@ -11,19 +11,42 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Bypassed warns of the firewalls that no longer see what pods of this node send each other, because eBPF programs hand it
-// over before it gets to them. It only reads.
-func (h *Host) Bypassed() []string {
+// Bypassed warns of others' rules that packets of pods don't meet, because eBPF programs hand them over before: firewalls do
+// not see what pods of this node send each other, nor, if beyond, what they exchange with other hosts, whose addresses nobody
+// else translates then. It only reads.
+func (h *Host) Bypassed(beyond bool) []string {
 	var names []string
 	err := h.root.Do(func() error {
-		names = forwardChains()
+		if names = forwardChains(); beyond {
+			names = append(names, natChains()...)
+		}
 		return nil
 	})
 	if err != nil || len(names) == 0 {
 		return nil // Surroundings says what can't be read
 	}
-	return []string{fmt.Sprintf("packets between pods of this node go straight from one to the other and don't pass %s; "+
-		`set routing: hostRouting: "legacy" to lead them through it`, strings.Join(names, ", "))}
+	whose := "between pods of this node go straight from one to the other"
+	if beyond {
+		whose = "of pods go straight to each other and to the uplinks"
+	}
+	return []string{fmt.Sprintf("packets %s and don't pass %s; "+
+		`set routing: hostRouting: "legacy" to lead them through it`, whose, strings.Join(names, ", "))}
+}
+
+// natChains lists others' chains of nftables that translate what comes in or goes out, and have rules.
+func natChains() []string {
+	var names []string
+	eachChain(func(conn *nftables.Conn, c *nftables.Chain, name string) {
+		if c.Hooknum == nil || c.Type != nftables.ChainTypeNAT ||
+			*c.Hooknum != *nftables.ChainHookPrerouting && *c.Hooknum != *nftables.ChainHookPostrouting {
+			return
+		}
+		if rules, err := conn.GetRules(c.Table, c); err == nil && len(rules) > 0 {
+			names = append(names, name)
+		}
+	})
+	slices.Sort(names)
+	return names
 }
 
 // Untracked warns of the firewalls that ask for the state of connections where those of pods aren't tracked: to them a packet

@@ -11,7 +11,8 @@ import (
 
 func TestBypassed(t *testing.T) {
 	h := private(t)
-	expect(t, h.Bypassed())
+	expect(t, h.Bypassed(false))
+	expect(t, h.Bypassed(true))
 	err := h.root.Do(func() error {
 		conn, err := nftables.New(nftables.AsLasting())
 		if err != nil {
@@ -39,12 +40,20 @@ func TestBypassed(t *testing.T) {
 				conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}})
 			}
 		}
+		for name, hook := range map[string]*nftables.ChainHook{"port": nftables.ChainHookPrerouting, "own": nftables.ChainHookOutput} {
+			chain := conn.AddChain(&nftables.Chain{
+				Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "filter"}), Name: name,
+				Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest,
+			})
+			conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}})
+		}
 		return conn.Flush()
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, h.Bypassed(), []string{"chain ruled of table inet filter, nftables chain strict of table inet filter;", "hostRouting"})
+	expect(t, h.Bypassed(false), []string{"between pods", "chain ruled of table inet filter, nftables chain strict of table inet filter;", "hostRouting"})
+	expect(t, h.Bypassed(true), []string{"to the uplinks", "nftables chain strict of table inet filter, nftables chain port of table inet filter;"})
 	if h.Writes() != 0 {
 		t.Error("looking around writes")
 	}
