@@ -87,6 +87,8 @@ func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 		return count[uint32, uint32](m)
 	case "endpoints":
 		return count[bpf.Address, bpf.Endpoint](m)
+	case "paces":
+		return count[bpf.Address, bpf.Pace](m)
 	case "affinities":
 		return count[bpf.AffinityKey, bpf.Affinity](m)
 	case "sock_reverse", "sock_forward":

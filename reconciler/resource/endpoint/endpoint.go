@@ -27,6 +27,8 @@ type Endpoint struct {
 	HostMAC string        // of the pair's end in the root namespace, or ""
 	Uplinks []string      // of the node, which packets from pods go to past the stack
 	Socket  bool          // the socket programs act for its namespace
+	Rate    uint64        // bit/s that it sends at most, by the programs of uplinks; 0: there is no limit
+	MTU     int           // of its device, where a queue of the pair's end in the root namespace limits what it gets; else 0
 	Link    resource.ID   // the resource that makes the device; zero for somebody else's
 	Maps    []resource.ID // that hold it
 	From    string

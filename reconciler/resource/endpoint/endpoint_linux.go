@@ -13,12 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
+	"plumb.internal/plumb/reconciler/resource"
 )
 
 // The maps, by the first part of their names.
@@ -27,6 +29,7 @@ const (
 	macs       = "macs"
 	namespaces = "namespaces"
 	uplinks    = "uplinks"
+	paces      = "paces"
 )
 
 // Create implements reconciler.Ops. All entries in the maps are ours: one that is there is made right.
@@ -62,10 +65,13 @@ func write(h *host.Host, from, to Endpoint) error {
 		if err != nil {
 			return err
 		}
-		if values[base] == nil {
-			if values[base], err = valueOf(h, to, base); err != nil {
-				return err
-			}
+		if base == paces {
+			values[base], err = paceOf(entries[name])
+		} else if values[base] == nil {
+			values[base], err = valueOf(h, to, base)
+		}
+		if err != nil {
+			return err
 		}
 		pins, err := pinned(h, base)
 		if err != nil {
@@ -76,11 +82,15 @@ func write(h *host.Host, from, to Endpoint) error {
 		}
 		wanted := wantedMap(base, []Endpoint{to})
 		for _, m := range pins {
-			if there, err := m.LookupBytes(key); err == nil && bytes.Equal(there, values[base]) {
+			there, err := m.LookupBytes(key)
+			if base == paces {
+				keepGate(values[base], there)
+			}
+			if err == nil && bytes.Equal(there, values[base]) {
 				continue
 			}
 			h.Wrote("write %s of %s into %s", name, to.ID(), m.Name)
-			err := m.Put(key, values[base])
+			err = m.Put(key, values[base])
 			if errors.Is(err, unix.E2BIG) && wanted != "" && m.Name != wanted {
 				continue // an old one, which is about to go
 			}
@@ -173,12 +183,45 @@ func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err
 		n, err := strconv.ParseUint(cookie, 10, 64)
 		return namespaces, binary.LittleEndian.AppendUint64(nil, n), err
 	}
-	a, err := netip.ParseAddr(name)
+	base = endpoints
+	addr, isPace := strings.CutPrefix(name, pacePrefix)
+	if isPace {
+		base = paces
+	}
+	a, err := netip.ParseAddr(addr)
 	if err != nil {
 		return "", nil, err
 	}
 	k := bpf.AddressOf(a)
-	return endpoints, k[:], nil
+	return base, k[:], nil
+}
+
+// paceOf is the value of a pace's entry.
+func paceOf(text string) ([]byte, error) {
+	var v bpf.Pace
+	if other, ok := strings.CutPrefix(text, with); ok {
+		a, err := netip.ParseAddr(other)
+		if err != nil {
+			return nil, err
+		}
+		v.With = bpf.AddressOf(a)
+	} else {
+		rate, err := resource.ParseRate(text)
+		if err != nil {
+			return nil, err
+		}
+		v.Rate = rate
+	}
+	return binary.Append(nil, binary.LittleEndian, v)
+}
+
+// keepGate leaves what the programs write into a pace's entry as it is: what waits in a queue keeps its time, and what comes
+// goes behind it. What is sent in between isn't counted.
+func keepGate(value, there []byte) {
+	if len(there) == len(value) {
+		at := unsafe.Offsetof(bpf.Pace{}.Next)
+		copy(value[at:at+8], there[at:])
+	}
 }
 
 // valueOf is the value of the endpoint's entries in a map.
@@ -193,7 +236,7 @@ func valueOf(h *host.Host, e Endpoint, base string) ([]byte, error) {
 	if base == macs {
 		return binary.LittleEndian.AppendUint32(nil, uint32(index)), nil
 	}
-	v := bpf.Endpoint{Ifindex: uint32(index), Attach: attachments[e.Attach]}
+	v := bpf.Endpoint{Ifindex: uint32(index), Attach: attachments[e.Attach], MTU: uint16(e.MTU)}
 	if v.Attach == 0 {
 		return nil, fmt.Errorf("attachment %q has no number", e.Attach)
 	}

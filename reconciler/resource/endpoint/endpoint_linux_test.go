@@ -22,7 +22,7 @@ import (
 )
 
 // names of the maps that the tests use.
-var names = []string{"endpoints.v1.4096", "macs.v1.4096", "namespaces.v1.4096", "uplinks.v1.64"}
+var names = []string{"endpoints.v1.4096", "macs.v1.4096", "namespaces.v1.4096", "uplinks.v1.64", "paces.v1.4096"}
 
 func maps(names ...string) (ids []resource.ID) {
 	for _, name := range names {
@@ -89,6 +89,10 @@ func TestKind(t *testing.T) {
 	veth := sample("web", "10.0.0.10", "fd00:10::10")
 	other := sample("web", "10.0.0.11", "fd00:10::10")
 	other.Dev, other.HostMAC, other.Socket = "pl-db", "02:00:00:00:00:03", false
+	limited := sample("web", "10.0.0.11", "fd00:10::10")
+	limited.Rate, limited.MTU = 10e6, 1500
+	faster := sample("web", "10.0.0.10", "fd00:10::10", "fd00:10::11")
+	faster.Rate = 15e5
 	macvlan := sample("web", "10.0.0.10")
 	macvlan.Attach, macvlan.Dev, macvlan.HostMAC = "macvlan", "eth0", ""
 	ipvlan := sample("web", "fd00:10::10")
@@ -98,7 +102,7 @@ func TestKind(t *testing.T) {
 	leading.Uplinks = []string{"pl-db", "pl-web"}
 	kindtest.Run(t, kindtest.Kind[endpoint.Endpoint]{
 		Ops:     endpoint.Ops{},
-		Samples: []endpoint.Endpoint{veth, other, macvlan, ipvlan, sample("db", "10.0.0.10"), node, leading},
+		Samples: []endpoint.Endpoint{veth, other, limited, faster, macvlan, ipvlan, sample("db", "10.0.0.10"), node, leading},
 		Setup:   func(t *testing.T, h *host.Host) { setup(t, h) },
 	})
 }
@@ -393,5 +397,40 @@ func BenchmarkObserve(b *testing.B) {
 		if err != nil || len(owned) != len(wanted) {
 			b.Fatal(len(owned), err)
 		}
+	}
+}
+
+// Another rate is written into the entry as it is: what the pod has sent already goes on counting.
+func TestRateKeepsGate(t *testing.T) {
+	h := kindtest.Root(t)
+	setup(t, h)
+	web := sample("web", "10.0.0.10", "fd00:10::10")
+	web.Rate = 10e6
+	converge(t, h, web)
+	pins, err := h.BPFMaps("paces")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := bpf.AddressOf(web.Addresses[0])
+	if err := pins[0].Put(key, bpf.Pace{Rate: 10e6, Next: 12345}); err != nil {
+		t.Fatal(err)
+	}
+	before := h.Writes()
+	converge(t, h, web)
+	if n := h.Writes() - before; n != 0 {
+		t.Errorf("%d writes for what the programs write", n)
+	}
+	web.Rate = 1e9
+	before = h.Writes()
+	converge(t, h, web)
+	if n := h.Writes() - before; n != 1 {
+		t.Errorf("%d writes for another rate", n)
+	}
+	var v, second bpf.Pace
+	if err := errors.Join(pins[0].Lookup(key, &v), pins[0].Lookup(bpf.AddressOf(web.Addresses[1]), &second)); err != nil {
+		t.Fatal(err)
+	}
+	if v.Rate != 1e9 || v.Next != 12345 || second.Rate != 0 || second.With != key {
+		t.Errorf("the maps hold %+v and %+v", v, second)
 	}
 }

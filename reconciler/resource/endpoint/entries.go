@@ -11,9 +11,10 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Names of entries: an address, "mac 02:00:00:00:00:01", "uplink eth1", "namespace" of the pod, "cookie 17" of nobody, "padded
-// 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
+// Names of entries: an address, "mac 02:00:00:00:00:01", "pace 10.0.0.10", "uplink eth1", "namespace" of the pod, "cookie 17"
+// of nobody, "padded 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
 const (
+	pacePrefix   = "pace "
 	namespace    = "namespace"
 	macPrefix    = "mac "
 	uplinkPrefix = "uplink "
@@ -29,6 +30,9 @@ const known = "known to the socket programs"
 
 // routed is the text of an uplink's entry.
 const routed = "reached past the stack"
+
+// with begins the text of a pace whose packets count in the entry of another address.
+const with = "with "
 
 // attachments are the numbers of attachments in the maps.
 var attachments = map[string]uint8{
@@ -53,7 +57,14 @@ func (e Endpoint) entries() map[string]string {
 	}
 	all := map[string]string{}
 	for _, a := range e.Addresses {
-		all[a.String()] = text(e.Attach, e.Dev, e.MAC, e.HostMAC)
+		all[a.String()] = text(e.Attach, e.Dev, e.MAC, e.HostMAC, e.MTU)
+		switch {
+		case e.Rate == 0:
+		case a == e.Addresses[0]:
+			all[pacePrefix+a.String()] = resource.RateText(e.Rate)
+		default:
+			all[pacePrefix+a.String()] = with + e.Addresses[0].String()
+		}
 	}
 	if e.hasMAC() {
 		all[macPrefix+strings.ToLower(e.MAC)] = "dev " + e.Dev
@@ -70,8 +81,8 @@ func (e Endpoint) entries() map[string]string {
 // hasMAC reports whether the source check of the uplink knows the pod by its MAC.
 func (e Endpoint) hasMAC() bool { return attachments[e.Attach] == bpf.Macvlan && e.MAC != "" }
 
-// text is an address's entry in words.
-func text(attach, dev, mac, hostMAC string) string {
+// text is an address's entry in words; "queued 1500" is for pods that get what fits by a queue.
+func text(attach, dev, mac, hostMAC string, mtu int) string {
 	s := attach + " dev " + dev
 	if mac != "" {
 		s += " lladdr " + strings.ToLower(mac)
@@ -79,17 +90,21 @@ func text(attach, dev, mac, hostMAC string) string {
 	if hostMAC != "" {
 		s += " via " + strings.ToLower(hostMAC)
 	}
+	if mtu != 0 {
+		s += " queued " + strconv.Itoa(mtu)
+	}
 	return s
 }
 
 // Known reports whether the socket programs act for the namespace of an observed endpoint.
 func (e Endpoint) Known() bool { return e.Held[namespace] != "" }
 
-// order is the order in which entries are written: addresses, then MACs, whose senders are asked for their addresses.
+// order is the order in which entries are written: addresses, then MACs, whose senders are asked for their addresses, and
+// paces.
 func order(names []string) []string {
 	rank := func(name string) int {
 		switch {
-		case strings.HasPrefix(name, macPrefix):
+		case strings.HasPrefix(name, macPrefix), strings.HasPrefix(name, pacePrefix):
 			return 1
 		case name == namespace, strings.HasPrefix(name, cookiePrefix):
 			return 2
@@ -133,7 +148,8 @@ func (Ops) Diff(observed, desired Endpoint) (fields []resource.Field, inPlace bo
 	return fields, true
 }
 
-// Describe implements resource.Describer: "10.0.0.10 fd00:10::10 veth dev pl-web lladdr 02:… via 02:…".
+// Describe implements resource.Describer: "10.0.0.10 fd00:10::10 veth dev pl-web lladdr 02:… via 02:… rate
+// 10Mbit".
 func (e Endpoint) Describe() string {
 	entries := e.entries()
 	if e.Stale {
@@ -158,7 +174,13 @@ func (e Endpoint) Describe() string {
 		}
 		return strings.Join(words, " ")
 	}
-	return strings.Join(append(words, last), " ")
+	words = append(words, last)
+	for _, name := range names(entries) {
+		if strings.HasPrefix(name, pacePrefix) && !strings.HasPrefix(entries[name], with) {
+			words = append(words, "rate "+entries[name])
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // Device implements resource.Sitter.

@@ -35,7 +35,11 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(addresses)+len(senders)+len(cookies)+len(devices) == 0 {
+	limits, err := dump[bpf.Address, bpf.Pace](o, h, paces, wanted)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(addresses)+len(senders)+len(cookies)+len(devices)+len(limits) == 0 {
 		return nil, nil, nil
 	}
 	all, err := o.look(ctx, h)
@@ -44,7 +48,14 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	}
 	for k, v := range addresses {
 		dev := o.device(v.Ifindex)
-		o.left[k.Addr().String()] = entry{text(AttachName(v.Attach), dev, v.MAC.String(), v.HostMAC.String()), dev}
+		o.left[k.Addr().String()] = entry{text(AttachName(v.Attach), dev, v.MAC.String(), v.HostMAC.String(), int(v.MTU)), dev}
+	}
+	for k, v := range limits {
+		pace := with + v.With.Addr().String()
+		if v.Rate != 0 {
+			pace = resource.RateText(v.Rate)
+		}
+		o.left[pacePrefix+k.Addr().String()] = entry{pace, ""}
 	}
 	for k, index := range senders {
 		if k[6] != 0 || k[7] != 0 {
@@ -67,6 +78,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	for _, w := range wanted {
 		for _, a := range w.Addresses {
 			o.give(w.NetNS, a.String())
+			o.give(w.NetNS, pacePrefix+a.String())
 		}
 		if w.hasMAC() {
 			o.give(w.NetNS, macPrefix+strings.ToLower(w.MAC))
@@ -181,6 +193,7 @@ func (o *observer) find(all []*host.NS) error {
 		for _, a := range addrs {
 			if ip, ok := netip.AddrFromSlice(a.IP); ok {
 				o.give(ns.Name, ip.Unmap().String())
+				o.give(ns.Name, pacePrefix+ip.Unmap().String())
 			}
 		}
 		links, err := ns.Links()

@@ -2,6 +2,8 @@ package endpoint
 
 import (
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/resource"
@@ -17,35 +19,43 @@ func (e Endpoint) Restored(*resource.Found) resource.Resource {
 		return e // it wasn't observed
 	}
 	held := e.Held
-	e.Held, e.Attach, e.MAC, e.HostMAC = nil, "", "", ""
+	e.Held, e.Attach, e.MAC, e.HostMAC, e.Rate, e.MTU = nil, "", "", "", 0, 0
 	_, e.Socket = held[namespace]
 	for _, name := range names(held) {
 		if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok && !strings.HasPrefix(dev, gone) {
 			e.Uplinks = append(e.Uplinks, dev)
 			continue
 		}
+		if strings.HasPrefix(name, pacePrefix) {
+			if rate, err := resource.ParseRate(held[name]); err == nil {
+				e.Rate = rate
+			}
+			continue
+		}
 		a, err := netip.ParseAddr(name)
 		if err != nil {
 			continue
 		}
-		attach, dev, mac, hostMAC := parse(held[name])
+		attach, dev, mac, hostMAC, mtu := parse(held[name])
 		if dev != e.Dev || strings.HasPrefix(dev, gone) {
 			continue
 		}
-		e.Addresses, e.Attach, e.MAC, e.HostMAC = append(e.Addresses, a), attach, mac, hostMAC
+		e.Addresses, e.Attach, e.MAC, e.HostMAC, e.MTU = append(e.Addresses, a), attach, mac, hostMAC, mtu
 	}
+	slices.SortFunc(e.Addresses, netip.Addr.Compare) // the limit counts by the first
 	return e
 }
 
 // parse is the opposite of text.
-func parse(text string) (attach, dev, mac, hostMAC string) {
+func parse(text string) (attach, dev, mac, hostMAC string, mtu int) {
 	words := strings.Fields(text)
 	if len(words) == 0 {
-		return "", "", "", ""
+		return "", "", "", "", 0
 	}
 	values := map[string]string{}
 	for i := 1; i+1 < len(words); i += 2 {
 		values[words[i]] = words[i+1]
 	}
-	return words[0], values["dev"], values["lladdr"], values["via"]
+	mtu, _ = strconv.Atoi(values["queued"])
+	return words[0], values["dev"], values["lladdr"], values["via"], mtu
 }

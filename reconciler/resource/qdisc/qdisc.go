@@ -110,25 +110,12 @@ func (q Qdisc) Describe() string {
 	}
 	fmt.Fprintf(&b, " dev %s root", q.Dev)
 	if q.Rate != 0 {
-		b.WriteString(" rate " + bits(q.Rate))
+		b.WriteString(" rate " + resource.RateText(q.Rate))
 	}
 	for _, c := range q.Classes {
-		fmt.Fprintf(&b, " class :%x rate %s", c.Minor, bits(c.Rate))
+		fmt.Fprintf(&b, " class :%x rate %s", c.Minor, resource.RateText(c.Rate))
 	}
 	return b.String()
-}
-
-// bits is a rate as tc(8) prints it.
-func bits(rate uint64) string {
-	for _, u := range []struct {
-		unit string
-		size uint64
-	}{{"Gbit", 1e9}, {"Mbit", 1e6}, {"Kbit", 1e3}} {
-		if rate >= u.size && rate%u.size == 0 {
-			return fmt.Sprintf("%d%s", rate/u.size, u.unit)
-		}
-	}
-	return fmt.Sprintf("%dbit", rate)
 }
 
 // Ops implements reconciler.Ops for queueing disciplines.
@@ -144,7 +131,7 @@ func (Ops) Diff(observed, desired Qdisc) (fields []resource.Field, inPlace bool)
 		return fields, false
 	}
 	if observed.Rate/8 != desired.Rate/8 { // the kernel counts bytes
-		add("rate", bits(observed.Rate), bits(desired.Rate))
+		add("rate", resource.RateText(observed.Rate), resource.RateText(desired.Rate))
 	}
 	if observed.Faults != desired.Faults {
 		add("faults", observed.Faults, desired.Faults)
@@ -152,14 +139,14 @@ func (Ops) Diff(observed, desired Qdisc) (fields []resource.Field, inPlace bool)
 	for _, c := range desired.Classes {
 		switch old, ok := observed.class(c.Minor); {
 		case !ok:
-			add(c.name(), "", bits(c.Rate))
+			add(c.name(), "", resource.RateText(c.Rate))
 		case old.Rate/8 != c.Rate/8:
-			add(c.name(), bits(old.Rate), bits(c.Rate))
+			add(c.name(), resource.RateText(old.Rate), resource.RateText(c.Rate))
 		}
 	}
 	for _, c := range observed.Classes {
 		if _, ok := desired.class(c.Minor); !ok {
-			add(c.name(), bits(c.Rate), "")
+			add(c.name(), resource.RateText(c.Rate), "")
 		}
 	}
 	return fields, true

@@ -254,7 +254,7 @@ func (q Qdisc) fillClasses(h *host.Host, ns *host.NS, l *host.Link) error {
 		if slices.ContainsFunc(there, func(t *netlink.HtbClass) bool { return uint16(t.Handle) == c.Minor && t.Rate == rate }) {
 			continue
 		}
-		h.Wrote("set class %x of %s to %s", c.Minor, q.ID(), bits(c.Rate))
+		h.Wrote("set class %x of %s to %s", c.Minor, q.ID(), resource.RateText(c.Rate))
 		burst := ticks(rate, burst(rate))
 		err := ns.Handle().ClassReplace(&netlink.HtbClass{ClassAttrs: netlink.ClassAttrs{LinkIndex: l.Index, Parent: root, Handle: root | uint32(c.Minor)},
 			Rate: rate, Ceil: rate, Buffer: burst, Cbuffer: burst, Quantum: quantum})
