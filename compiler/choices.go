@@ -60,6 +60,7 @@ type situation struct {
 	inPod    bool   // it is about a pod's namespace
 	way      string // of services, once it is chosen
 	straight bool   // pods of the node reach each other past its stack
+	fair     bool   // the uplinks have fq
 	placed   bool   // irqAffinity places interrupts
 	asked    []asked
 	learnt   int64 // bytes of the maps that fill by themselves
@@ -87,6 +88,8 @@ const (
 	hostCoalesce    = "tuning.host.coalesce.DEVICE"
 	conntrackBypass = "tuning.conntrackBypass"
 	tuningXDP       = "tuning.xdp"
+
+	bandwidthManager = "tuning.bandwidthManager"
 
 	congestionControl = "tuning.congestionControl"
 )
@@ -172,6 +175,21 @@ var settings = []setting{
 				unless: "nftables carries the services, or routing.hostRouting isn't legacy",
 				why:    "what pods and nodes send each other takes no room in the connection table and no time to look it up; all else is tracked"},
 			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
+		},
+	},
+	{
+		subject: bandwidthManager,
+		doc: "How what pods send is kept to their limits (pods.NAME.bandwidth.egress). A limit of what a pod gets (ingress) is kept by qdisc " +
+			"tbf at the root namespace's end of its pair, whatever is chosen here; macvlan and ipvlan pods can't have one. Limits count " +
+			"whole frames, as the device does, and change while the pods run. If no pod has a limit nothing is done but where this is on: " +
+			"then the uplinks have fq.",
+		options: []option{
+			{value: "on", needs: []features.Feature{features.QdiscFQ, features.GlobalData}, either: deviceHooks, unfit: fair,
+				unless: "the node names no uplink that the machine has",
+				why: "packets are told when they may leave, and qdisc fq of the uplinks keeps them until then, out of the pods' reach; " +
+					"what stays on the node isn't limited"},
+			{value: "off", needs: []features.Feature{features.QdiscTBF},
+				why: "qdisc tbf of a pod's own device holds back all that it sends by it; who may configure devices in the pod can take it away"},
 		},
 	},
 	{
@@ -395,11 +413,14 @@ func bbrInPod(s *situation) string { return allowedCongestion(s, "bbr") }
 
 // bbrLimits says what fq would add.
 func bbrLimits(s *situation) string {
+	if s.fair {
+		return "qdisc fq of the uplinks keeps packets until the times that sockets ask for" + timesLive(s)
+	}
 	text := "each socket spaces its packets by a timer of its own; qdisc fq at the uplink does it for all with fewer wake-ups"
 	if !s.set.Supports(features.QdiscFQ) {
-		text += ", but " + lacks(s.set, features.QdiscFQ)
+		return text + ", but " + lacks(s.set, features.QdiscFQ)
 	}
-	return text
+	return text + `: tuning.bandwidthManager: "on"`
 }
 
 // preemption advises; how the kernel schedules is for the one who boots it to say.

@@ -33,6 +33,10 @@ var fields = map[string]func(*schema.Config, string){
 			c.Tuning.Maps.Services = int(n)
 		}
 	},
+	bandwidthManager: func(c *schema.Config, v string) {
+		c.Tuning.BandwidthManager = v
+		c.Pods = map[string]schema.Pod{"p": {Bandwidth: schema.Bandwidth{Egress: "100M"}}}
+	},
 	tuningXDP:      func(c *schema.Config, v string) { c.Tuning.XDP = v },
 	bigTCP:         func(c *schema.Config, v string) { c.Tuning.BigTCP = v },
 	hostIRQBalance: func(c *schema.Config, v string) { c.Tuning.Host.IRQBalance = v },
@@ -66,6 +70,10 @@ var cases = []struct {
 	change             func(*schema.Config)
 }{
 	{podAttach, "auto", "beside macvlan pods", func(c *schema.Config) { c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
+	{bandwidthManager, "auto", "no limits", func(c *schema.Config) { c.Pods["p"] = schema.Pod{} }},
+	{bandwidthManager, "on", "no limits", func(c *schema.Config) { c.Pods["p"] = schema.Pod{} }},
+	{bandwidthManager, "on", "no uplink", func(c *schema.Config) { c.Nodes["n"] = schema.Node{PodCIDRs: []string{"10.0.0.0/24"}} }},
+	{congestionControl, "bbr", "fq", func(c *schema.Config) { c.Tuning.BandwidthManager = "on" }},
 	{congestionControl, "cubic", "", nil},
 	{congestionControl, "westwood", "", nil},
 	{conntrackBypass, "on", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},

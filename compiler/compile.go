@@ -85,6 +85,7 @@ type builder struct {
 
 	datapath  datapath
 	tuned     tuned
+	limited   limited
 	frontends []frontend
 	probes    map[HealthTarget]int   // index in out.Health
 	wirings   []wiring               // of all pods

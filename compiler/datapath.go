@@ -101,6 +101,7 @@ func (b *builder) settleDatapath() {
 	if len(b.node.pods) > 0 {
 		b.settleDevices()
 	}
+	b.settleBandwidth()
 	if d.socket == "" && d.packet == "" {
 		return
 	}

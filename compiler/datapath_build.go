@@ -83,8 +83,8 @@ func (b *builder) usedMaps() usedMaps {
 				add(d.packet, program)
 			}
 		}
-		if len(d.uplinks) > 0 {
-			add(d.packet, "uplink_ingress")
+		for _, program := range d.uplinkPrograms() {
+			add(d.packet, program)
 		}
 		if b.sweeps() {
 			add(objectSweep, objectSweep)
@@ -169,13 +169,6 @@ func (b *builder) attachDevices(used usedMaps) {
 	if d.drain {
 		settings["drain"] = 1
 	}
-	children := map[string][]resource.ID{} // by uplink: it has the programs once, for all of them
-	for _, w := range b.wirings {
-		if w.child() {
-			children[w.Uplink] = append(children[w.Uplink], endpoint.For(w.name))
-		}
-	}
-	done := map[resource.ID]bool{}
 	for _, w := range b.wirings {
 		programs := devicePrograms(w.child(), d.packet == objectPacket)
 		detour, ok := b.detours[w.name]
@@ -197,31 +190,17 @@ func (b *builder) attachDevices(used usedMaps) {
 				a.Knows = append(a.Knows, bpflink.For(w.name, a.Dev, bpflink.Ingress))
 			case "pod_ingress":
 				a.NetNS, a.Dev, a.Hook = w.name, w.link.Name, bpflink.Ingress
-			case "uplink_egress":
-				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Egress, resource.ID{}
-				a.Knows = children[w.Uplink]
-			case "uplink_ingress":
-				a.Dev, a.Hook, a.Link = w.Uplink, bpflink.Ingress, resource.ID{}
-				a.Knows = children[w.Uplink]
+			case "uplink_egress", "uplink_ingress":
+				continue // below, once for all pods of an uplink
 			case "detour_ingress":
 				a.Dev, a.Hook, a.Link = detour.Peer.Name, bpflink.Ingress, detour.ID()
 			}
-			if done[a.ID()] {
-				continue
-			}
-			done[a.ID()] = true
-			a.Way = b.deviceHook(a.Link != resource.ID{})
+			a.Way = b.deviceHook(true)
 			a.Program = b.program(d.packet, program, settings, used, needs)
 			b.put(a)
 		}
 	}
-	for i, u := range b.node.Uplinks {
-		a := bpflink.Attachment{Dev: u, Hook: bpflink.Ingress, Way: b.deviceHook(false), From: element(b.node.path+".uplinks", i)}
-		if slices.Contains(d.uplinks, u) && !done[a.ID()] {
-			a.Program = b.program(d.packet, "uplink_ingress", settings, used, needs)
-			b.put(a)
-		}
-	}
+	b.attachUplinks(settings, used, needs)
 }
 
 // buildEndpoints tells the programs of the node's pods, and the socket programs of the node itself.
@@ -237,6 +216,9 @@ func (b *builder) buildEndpoints(used usedMaps) {
 		b.put(node)
 	}
 	in := only(used, "endpoints", "macs", "namespaces")
+	if b.datapath.pace {
+		in = only(used, "endpoints", "macs", "namespaces", "paces")
+	}
 	if len(in) == 0 {
 		return
 	}
@@ -254,6 +236,12 @@ func (b *builder) buildEndpoints(used usedMaps) {
 		if w.Attach == "bridge" {
 			// Its gateway's: the port itself is nobody's neighbour.
 			e.HostMAC = b.out.State[link.For("", bridgeName)].(link.Link).MAC
+		}
+		if w.limits.ingress != 0 {
+			e.MTU = w.MTU
+		}
+		if b.datapath.pace {
+			e.Rate = w.limits.egress
 		}
 		if detour, ok := b.detours[w.name]; ok {
 			e.HostMAC = detour.Peer.MAC

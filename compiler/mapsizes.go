@@ -230,6 +230,9 @@ func (b *builder) entriesNeeded() map[string]int {
 		if p.Attach == "macvlan" {
 			n["macs"]++
 		}
+		if b.datapath.pace && p.limits.egress != 0 {
+			n["paces"] += len(p.addrs)
+		}
 	}
 	return n
 }

@@ -31,6 +31,9 @@ type pod struct {
 
 	// Where the merged fields come from.
 	nodeFrom, attachFrom, uplinkFrom, addrsFrom, mtuFrom, netnsFrom, interfaceFrom, congestionFrom layer
+	egressFrom, ingressFrom                                                                        layer
+
+	limits limits
 
 	// congestion is the pod's congestion control once it is settled, "" to leave the kernel's, and the field that asks for it.
 	congestion, congestionPath string
@@ -98,6 +101,7 @@ func (f *fleet) readPods(nodes map[string]*node) {
 		p.node.pods = append(p.node.pods, p)
 		p.merge(&p.node.PodDefaults, &f.cfg.PodDefaults)
 		f.readAddresses(p)
+		f.readLimits(p)
 	}
 }
 
@@ -123,6 +127,8 @@ func (p *pod) merge(node, all *schema.Pod) {
 	pick(&p.MTU, &p.mtuFrom, node.MTU, all.MTU)
 	pick(&p.NetNS, &p.netnsFrom, node.NetNS, all.NetNS)
 	pick(&p.Interface, &p.interfaceFrom, node.Interface, all.Interface)
+	pick(&p.Bandwidth.Egress, &p.egressFrom, node.Bandwidth.Egress, all.Bandwidth.Egress)
+	pick(&p.Bandwidth.Ingress, &p.ingressFrom, node.Bandwidth.Ingress, all.Bandwidth.Ingress)
 	pick(&p.CongestionControl, &p.congestionFrom, node.CongestionControl, all.CongestionControl)
 	if p.Attach == "" {
 		p.Attach = "auto"

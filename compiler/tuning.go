@@ -153,6 +153,7 @@ func (b *builder) buildTuning() {
 	}
 	b.buildMachine()
 	b.buildBigTCP()
+	b.buildBandwidth()
 }
 
 func (b *builder) buildProfile(settings []profiled) {

@@ -53,9 +53,6 @@ func (s *service) unbuilt(refuse func(string)) {
 }
 
 func unbuiltPod(path string, p *schema.Pod, refuse func(string)) {
-	if p.Bandwidth != (schema.Bandwidth{}) {
-		refuse(path + ".bandwidth")
-	}
 	if len(p.HostPorts) > 0 {
 		refuse(path + ".hostPorts")
 	}
@@ -85,9 +82,7 @@ func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
 	for _, f := range []struct {
 		name  string
 		asked bool
-	}{
-		{"bandwidthManager", asks(t.BandwidthManager)},
-	} {
+	}{} {
 		if f.asked {
 			refuse(path + "." + f.name)
 		}

@@ -1,0 +1,67 @@
+package compiler
+
+import (
+	"maps"
+	"slices"
+
+	"plumb.internal/plumb/reconciler/features"
+	"plumb.internal/plumb/reconciler/resource"
+	"plumb.internal/plumb/reconciler/resource/bpflink"
+	"plumb.internal/plumb/reconciler/resource/endpoint"
+)
+
+// uplinkPrograms are the programs that the node's uplinks need, whatever pods sit on them.
+func (d *datapath) uplinkPrograms() (programs []string) {
+	if d.pace {
+		programs = append(programs, "uplink_egress")
+	}
+	if len(d.uplinks) > 0 {
+		programs = append(programs, "uplink_ingress")
+	}
+	return programs
+}
+
+// attachUplinks puts programs on the uplinks: where macvlan and ipvlan pods sit, for the check of their sources, and
+// everywhere for what uplinkPrograms says. Each uplink has a program once, whoever it is for.
+func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs []features.Feature) {
+	children, from := map[string][]resource.ID{}, map[string]string{}
+	for _, w := range b.wirings {
+		if w.child() {
+			if from[w.Uplink] == "" {
+				from[w.Uplink] = w.path
+			}
+			children[w.Uplink] = append(children[w.Uplink], endpoint.For(w.name))
+		}
+	}
+	settings = maps.Clone(settings)
+	if len(children) == 0 {
+		settings["source_check"] = 0 // pods of pairs are checked there
+	}
+	uplinks := slices.Concat(b.node.Uplinks, slices.Collect(maps.Keys(children)))
+	slices.Sort(uplinks)
+	for _, dev := range slices.Compact(uplinks) {
+		programs := b.datapath.uplinkPrograms()
+		if len(children[dev]) > 0 {
+			programs = append(programs, "uplink_egress", "uplink_ingress")
+			slices.Sort(programs)
+		}
+		for _, program := range slices.Compact(programs) {
+			if program == "uplink_ingress" && len(children[dev]) == 0 && !slices.Contains(b.datapath.uplinks, dev) {
+				continue
+			}
+			settings := maps.Clone(settings)
+			a := bpflink.Attachment{Dev: dev, Hook: bpflink.Ingress, From: from[dev], Knows: children[dev], Way: b.deviceHook(false)}
+			if program == "uplink_egress" {
+				a.Hook, a.Knows = bpflink.Egress, union(a.Knows, b.pacedPods())
+				if b.datapath.pace {
+					settings["pace"] = 1
+				}
+			}
+			if a.From == "" {
+				a.From = element(b.node.path+".uplinks", slices.Index(b.node.Uplinks, dev))
+			}
+			a.Program = b.program(b.datapath.packet, program, settings, used, needs)
+			b.put(a)
+		}
+	}
+}
