@@ -15,12 +15,10 @@ func refuseUnbuilt(f *fleet) {
 		ps.add(path, "", "%s isn't supported by this version of plumb; remove the field", name)
 	}
 	unbuiltRouting("routing", &cfg.Routing, refuse)
-	unbuiltTuning("tuning", &cfg.Tuning, refuse)
 	unbuiltPod("podDefaults", &cfg.PodDefaults, refuse)
 	for _, n := range f.nodes {
 		unbuiltRouting(n.path+".routing", &n.Routing, refuse)
-		unbuiltTuning(n.path+".tuning", &n.Tuning, refuse)
-		unbuiltPod(n.path+".podDefaults", &n.PodDefaults, refuse)
+			unbuiltPod(n.path+".podDefaults", &n.PodDefaults, refuse)
 	}
 	for _, p := range f.pods {
 		unbuiltPod(p.path, &p.Pod, refuse)
@@ -72,17 +70,6 @@ func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
 		{"masqueradeExclude", len(r.MasqueradeExclude) > 0},
 		{"nodePortRange", r.NodePortRange != ""},
 	} {
-		if f.asked {
-			refuse(path + "." + f.name)
-		}
-	}
-}
-
-func unbuiltTuning(path string, t *schema.Tuning, refuse func(string)) {
-	for _, f := range []struct {
-		name  string
-		asked bool
-	}{} {
 		if f.asked {
 			refuse(path + "." + f.name)
 		}
