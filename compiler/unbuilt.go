@@ -18,7 +18,7 @@ func refuseUnbuilt(f *fleet) {
 	unbuiltPod("podDefaults", &cfg.PodDefaults, refuse)
 	for _, n := range f.nodes {
 		unbuiltRouting(n.path+".routing", &n.Routing, refuse)
-			unbuiltPod(n.path+".podDefaults", &n.PodDefaults, refuse)
+		unbuiltPod(n.path+".podDefaults", &n.PodDefaults, refuse)
 	}
 	for _, p := range f.pods {
 		unbuiltPod(p.path, &p.Pod, refuse)
