@@ -95,8 +95,6 @@ func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 		return count[bpf.PeerKey, bpf.Peer](m)
 	case "flows":
 		return count[bpf.FlowKey, bpf.Flow](m)
-	case "paces":
-		return count[bpf.Address, bpf.Pace](m)
 	case "excluded":
 		return count[bpf.Prefix, uint32](m)
 	case "fragments":
