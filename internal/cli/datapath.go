@@ -7,6 +7,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/exclusion"
 	"plumb.internal/plumb/reconciler/resource/nft"
 )
 
@@ -33,6 +34,9 @@ type datapath struct {
 	on       map[string]bool // settings of the programs on devices
 	table    *nft.Table      // that carries services
 	bypass   *nft.Table      // that keeps connections from being tracked
+	// masquerade is the one that gives pods the node's address.
+	masquerade *nft.Table
+	excluded   string // destinations that eBPF programs don't masquerade
 }
 
 // datapathOf finds out what the attached programs do: by the maps that they use, and by the settings that they were
@@ -44,9 +48,15 @@ func datapathOf(owned resource.State) datapath {
 		case nft.Table:
 			if r.Bypasses() {
 				d.bypass = &r
-			} else {
+			}
+			if r.Masquerades() {
+				d.masquerade = &r
+			}
+			if r.Serves() {
 				d.table = &r
 			}
+		case exclusion.Exclusions:
+			d.excluded = r.Describe()
 		case bpflink.Attachment:
 			p, ok := owned[r.Program].(bpfprog.Program)
 			if !ok || r.Fault != "" {

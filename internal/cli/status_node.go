@@ -40,6 +40,7 @@ type nodeStatus struct {
 type routingStatus struct {
 	Host       string `json:"host_routing"` // bpf, straight, legacy
 	Masquerade string `json:"masquerade"`   // bpf, nftables, off
+	Leaving    string `json:"masqueraded"`  // who, by which uplinks, but to whom
 	// Chains are others' in the forward hook, which see what goes through the stack.
 	Chains []string `json:"forward_chains"`
 }
@@ -157,8 +158,11 @@ func (d datapath) routing() routingStatus {
 	case d.on["redirect"]:
 		r.Host = "straight"
 	}
-	if d.on["masquerade"] {
-		r.Masquerade = "bpf"
+	switch {
+	case d.on["masquerade"]:
+		r.Masquerade, r.Leaving = "bpf", d.excluded
+	case d.masquerade != nil:
+		r.Masquerade, r.Leaving = "nftables", d.masquerade.Masquerade.String()
 	}
 	return r
 }

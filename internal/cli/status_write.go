@@ -19,7 +19,7 @@ func (o *Options) writeNode(n *nodeStatus) error {
 	fmt.Fprintln(w, "NODE\tEFFECTIVE")
 	line("version", "%s", orDash(n.Version))
 	line("host routing", "%s", n.Routing.text())
-	line("masquerade", "%s", n.Routing.Masquerade)
+	line("masquerade", "%s", n.Routing.masquerade())
 	line("forward hook", "%s", n.Routing.chains())
 	line("connection table", "%s", connections(n.Connections))
 	line("services by type", "ClusterIP %d", n.Services["ClusterIP"])
@@ -56,6 +56,13 @@ func (r routingStatus) text() string {
 		"straight": "legacy to and from other hosts; pods of this node straight to each other, past the stack",
 		"legacy":   "legacy: everything passes the stack",
 	}[r.Host]
+}
+
+func (r routingStatus) masquerade() string {
+	if r.Leaving == "" {
+		return r.Masquerade
+	}
+	return r.Masquerade + ": " + r.Leaving
 }
 
 func (r routingStatus) chains() string {

@@ -145,6 +145,9 @@ func (t Table) Describe() string {
 	return text
 }
 
+// Serves reports whether the table leads connections to backends.
+func (t Table) Serves() bool { return t.parts().services }
+
 // parts are what a table is for. It has the sets and chains of these, and no others.
 type parts struct{ services, bypass, masquerade bool }
 
