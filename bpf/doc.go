@@ -15,7 +15,7 @@ Object packet acts on the links of pods; object forward is the same without serv
 	to_pod          egress of that end
 	pod_egress      egress of a macvlan or ipvlan pod's own device
 	pod_ingress     ingress of it
-	uplink_ingress  of the uplink of macvlan and ipvlan pods
+	uplink_ingress  of an uplink: of macvlan and ipvlan pods, or what goes past the stack to other hosts
 	uplink_egress   of it
 	detour_ingress  ingress of the root namespace's end of an ipvlan-l3 pod's pair to pods of other attachments
 
@@ -33,7 +33,8 @@ only those.
 	                      bpf_redirect_peer
 
 	backend elsewhere     the packet passes the stack after from_pod, which routes it, to an uplink or another device;
-	                      the answer comes through the stack to the client's to_pod
+	                      the answer comes through the stack to the client's to_pod; with host_routing neither does, and
+	                      uplink_ingress makes the source of the answer the service
 	client and backend    as on veth pairs: a bridge's ports are pairs too. Without redirect from_pod gives the frame the
 	on one bridge         backend's MAC, so the bridge leads it there; the answer is bridged to the client's to_pod
 	macvlan, ipvlan       pod_egress rewrites; a macvlan neighbour gets the frame by its MAC, ipvlan goes by addresses, an
@@ -50,6 +51,22 @@ with more extension headers than anybody sends; packets that contradict themselv
 
 What a pod receives straight may be larger than its device's MTU: devices take what comes, and it is one copy less than
 fragments would be. At its last hop a packet passes the stack, which answers it.
+
+# Past the stack to other hosts
+
+With host_routing, from_pod asks the kernel's routes (bpf_fib_lookup) where a packet for no pod of the node leads. If that is
+one of `uplinks`, it takes one hop off, counts it (`routed`) and hands the packet to bpf_redirect_neigh with the next hop; a
+neighbour that isn't known yet is asked for there, and nobody tells the pod if none answers. uplink_ingress hands what is for
+a pod that has a pair to it, as from_pod does between pods. Neither the node's hooks of netfilter nor its connection table see any
+of that.
+
+All else passes the stack, which answers or routes it: what is for the node itself or for another device, what a route refuses,
+what is at its last hop, has options that routers look at, or doesn't fit; what comes for a macvlan or ipvlan pod, or says
+that it comes from a pod of this node. Up to kernel 5.11 the lookup knows the device's MTU alone, and of segments that are yet
+to be cut nothing: pods' MTUs are at most their uplink's. What comes from outside with the node's own address as its source
+isn't told apart from the node: strict reverse path filters are the stack's.
+
+Both ways may be used at once, packet by packet, by the two directions of one connection: that is what makes switching safe.
 
 # Flows
 
@@ -91,6 +108,7 @@ such pods are redirected to that end instead, so they pass its to_pod, and from_
 
 	frontends, slots, members, maglev_*   services: what is asked for, who answers, where a backend stands, tables
 	endpoints, macs, namespaces           pods: by address, by MAC (macvlan), by their namespaces' cookies
+	uplinks                               devices that lead out of the node
 	paces                                 how fast pods send, by address
 	flows, marked, fragments              translated flows; where there may be any; ports of fragments
 	affinities                            clients of services with affinity

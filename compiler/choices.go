@@ -54,17 +54,18 @@ type others struct {
 
 // situation is what options are judged by.
 type situation struct {
-	set      *features.Set
-	node     *node
-	services []*service
-	inPod    bool   // it is about a pod's namespace
-	way      string // of services, once it is chosen
-	straight bool   // pods of the node reach each other past its stack
-	fair     bool   // the uplinks have fq
-	placed   bool   // irqAffinity places interrupts
-	asked    []asked
-	learnt   int64 // bytes of the maps that fill by themselves
-	left     bool  // the files leave it to plumb
+	set        *features.Set
+	node       *node
+	services   []*service
+	inPod      bool   // it is about a pod's namespace
+	way        string // of services, once it is chosen
+	masquerade string // what masquerades, once it is chosen
+	straight   bool   // pods of the node reach each other past its stack
+	fair       bool   // the uplinks have fq
+	placed     bool   // irqAffinity places interrupts
+	asked      []asked
+	learnt     int64 // bytes of the maps that fill by themselves
+	left       bool  // the files leave it to plumb
 	// uplink is what an attachment would sit on, or the device that the setting is about; "" for none.
 	uplink string
 	// held is the attachment that other pods have on the uplink: the kernel takes no second one there.
@@ -347,6 +348,9 @@ func notByNftables(s *situation) string {
 func stacked(s *situation) string {
 	if s.way == wayNftables {
 		return "nftables carries the services, and what it translates has to pass the stack both ways"
+	}
+	if s.masquerade == wayNftables {
+		return "nftables masquerades, and what it translates has to pass the stack both ways"
 	}
 	return ""
 }
