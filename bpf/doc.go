@@ -68,6 +68,10 @@ isn't told apart from the node: strict reverse path filters are the stack's.
 
 Both ways may be used at once, packet by packet, by the two directions of one connection: that is what makes switching safe.
 
+# The program of XDP
+
+Object xdp has one program, uplink_xdp, on the earliest hook of an uplink. It counts what comes (`received`) and lets it pass.
+
 # Flows
 
 A flow has two entries in `flows`, one for the packets of each direction; each knows what its packets become, and so the

@@ -3,7 +3,6 @@ package bpf
 import (
 	"testing"
 
-
 	"plumb.internal/plumb/internal/kindtest"
 )
 

@@ -48,7 +48,7 @@ func keep(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 			l, err = link.AttachXDP(link.XDPOptions{Interface: f.at, Program: program, Flags: linkModes[a.Mode]})
 			return err
 		})
-		err = a.answer(err)
+		err = f.answer(a, err)
 	} else if a.Way == TCX {
 		err = ns.Do(func() (err error) {
 			// Without an anchor it is the last one.

@@ -107,6 +107,7 @@ type found struct {
 	rests  bool // of what plumb didn't finish, or whose file somebody removed
 	live   bool // something of ours runs
 	at     int  // index of the device, or 0
+	mtu    int  // of the device of an XDP hook
 	cgroup string
 	run    uint32     // the kernel's number of the program that runs, of one that is attached without a link
 	noted  []uint32   // programs that the record says we attached; they may be gone

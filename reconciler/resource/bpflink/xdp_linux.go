@@ -53,7 +53,7 @@ func (f *found) lookXDP(ns *host.NS, kept *host.BPFLink, programs map[uint32]str
 	if err != nil {
 		return err
 	}
-	f.Hardware = l.Kind == ""
+	f.Hardware, f.mtu = l.Kind == "", l.MTU
 	here := false
 	for _, x := range l.XDP {
 		name := programs[x.Program]
@@ -123,20 +123,21 @@ func noteXDP(h *host.Host, ns *host.NS, f *found, a Attachment) error {
 		if !f.live {
 			err = errors.Join(err, drop(h, a.file(h)))
 		}
-		return a.answer(err)
+		return f.answer(a, err)
 	}
 	return rewrite(h, a, notedXDP(a.Mode, id))
 }
 
 // answer says what a driver's no means.
-func (a Attachment) answer(err error) error {
+func (f *found) answer(a Attachment, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case a.Mode == Native && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, link.ErrNotSupported)):
 		return fmt.Errorf("the driver of %s has no native XDP: set tuning.xdp to generic or off: %w", a.Dev, err)
 	case a.Mode == Native:
-		return fmt.Errorf("the driver of %s doesn't take a program as the device is set up now: set tuning.xdp to generic or off: %w", a.Dev, err)
+		return fmt.Errorf("the driver of %s doesn't take a program as the device is set up now, with an MTU of %d (many take no large ones "+
+			"before kernel 5.18): set tuning.xdp to generic or off, or a smaller tuning.mtu: %w", a.Dev, f.mtu, err)
 	}
 	return err
 }
