@@ -206,7 +206,7 @@ func (q Qdisc) top(l *host.Link) (netlink.Qdisc, error) {
 	case TBF:
 		rate := q.Rate / 8
 		burst := burst(rate)
-		return &netlink.Tbf{QdiscAttrs: attrs(l), Rate: rate, Buffer: ticks(rate, burst), Limit: burst + uint32(min(rate/20, 64<<20))}, nil
+		return &netlink.Tbf{QdiscAttrs: attrs(l), Rate: rate, Buffer: ticks(rate, burst), Limit: burst + queue(rate)}, nil
 	case HTB:
 		return netlink.NewHtb(attrs(l)), nil
 	}
@@ -280,6 +280,10 @@ const quantum = 64 << 10
 // burst is how many bytes may go at once at a rate in bytes per second: what it sends in 10 ms, since timers aren't finer
 // on old kernels, and at least one packet as large as the stack makes them.
 func burst(rate uint64) uint32 { return uint32(min(max(rate/100, 64<<10), 64<<20)) }
+
+// queue is how many bytes may wait at a rate: what it sends in 100 ms, and at least four packets as large as the stack makes
+// them. With less a flow loses all that it has under way at once.
+func queue(rate uint64) uint32 { return uint32(min(max(rate/10, 256<<10), 64<<20)) }
 
 // ticks is how long bytes take at a rate, in the kernel's unit of 64 ns.
 func ticks(rate uint64, bytes uint32) uint32 {
