@@ -6,12 +6,6 @@ import (
 	"net/netip"
 )
 
-// Values of setting "masquerade".
-const (
-	Masquerading       = 1
-	MasqueradingNoMore = 2 // flows that there are live on, and none begins
-)
-
 // MasqueradeSettings are the settings that say which addresses of the node's pods are given; a zero one is none.
 func MasqueradeSettings(v4, v6 netip.Addr) map[string]uint32 {
 	settings := map[string]uint32{}
@@ -25,3 +19,9 @@ func MasqueradeSettings(v4, v6 netip.Addr) map[string]uint32 {
 	}
 	return settings
 }
+
+// Ports of the node's that the programs of uplinks give to connections of pods.
+const (
+	FirstMasqueradePort = 1024
+	LastMasqueradePort  = 32767
+)

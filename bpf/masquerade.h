@@ -5,10 +5,9 @@
 #include "forward.h"
 #include "fragment.h"
 
-enum masquerading { NOT_MASQUERADING, MASQUERADING, MASQUERADING_NO_MORE };
-
-// Settings of the node, as those in forward.h. No more: translate the flows that there are, and begin no other.
-const volatile __u32 masquerade;
+// Settings of the node, as those in forward.h.
+const volatile __u32 masquerade;       // 1: masquerade what pods send out
+const volatile __u32 masquerade_drain; // 1: translate the flows that there are, and begin no other
 // The node's addresses, as headers have them; 0: none.
 const volatile __u32 masquerade4;
 const volatile __u32 masquerade6_0, masquerade6_1, masquerade6_2, masquerade6_3;
@@ -254,7 +253,7 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 			reopen(f, &t);
 		track(&p, f, &t, now);
 	} else {
-		if (masquerade != MASQUERADING || p.fragment == FRAGMENT_LATER ||
+		if (!masquerade || p.fragment == FRAGMENT_LATER ||
 		    !(p.key.proto == IPPROTO_UDP || is_syn(&p) || is_echo_request(&p)) || is_excluded(&p.key.dst))
 			return PASS;
 		switch (begin_masquerade(ctx, &p, &t)) {
@@ -302,7 +301,7 @@ static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct pack
 	if (!node_address(p->v6, &own))
 		return PASS;
 	if (!same(&p->key.dst, &own)) {
-		if (masquerade == MASQUERADING && p->key.proto == IPPROTO_UDP)
+		if (masquerade && p->key.proto == IPPROTO_UDP)
 			note_asked(p);
 		return PASS;
 	}

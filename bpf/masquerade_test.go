@@ -15,9 +15,9 @@ var (
 )
 
 // masquerading are the settings of a node with both addresses.
-func masquerading(how uint32) map[string]uint32 {
+func masquerading(how string) map[string]uint32 {
 	// Tests can't tell of a packet that it was forwarded, and the source check asks for that.
-	s := map[string]uint32{"masquerade": how}
+	s := map[string]uint32{how: 1}
 	for k, v := range MasqueradeSettings(node4, node6) {
 		s[k] = v
 	}
@@ -33,7 +33,7 @@ func nodeOf(h hosts) netip.Addr {
 
 // masqueraded runs a test for each family and protocol with pods that are masqueraded. The ports of ICMP echo are its id.
 func masqueraded(t *testing.T, test func(t *testing.T, p *path, h hosts, proto uint8, far netip.AddrPort)) {
-	c := load(t, "packet", masquerading(1))
+	c := load(t, "packet", masquerading("masquerade"))
 	t.Cleanup(c.Close)
 	for _, h := range bothFamilies {
 		for name, proto := range map[string]uint8{"TCP": TCP, "UDP": UDP, "ICMP": ICMP} {
@@ -189,7 +189,7 @@ func TestMasqueradeWithoutPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec.Maps["flows"].MaxEntries = 200_000
-	for k, v := range masquerading(1) {
+	for k, v := range masquerading("masquerade") {
 		if err := spec.Variables[k].Set(v); err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestMasqueradeEntryLost(t *testing.T) {
 
 // Flows that there are live on where masquerading ends.
 func TestMasqueradeNoMore(t *testing.T) {
-	p := newPath(t, "packet", masquerading(2))
+	p := newPath(t, "packet", masquerading("masquerade_drain"))
 	for _, h := range bothFamilies {
 		far := faraway[h.vip.Is6()]
 		p.pod(h.client, Veth, 10)
@@ -328,7 +328,7 @@ func TestMasqueradeNoMore(t *testing.T) {
 // Ports that the node itself listens on aren't taken.
 func TestMasqueradeAvoidsTheNodesPorts(t *testing.T) {
 	p := newPath(t, "packet", func() map[string]uint32 {
-		s := masquerading(1)
+		s := masquerading("masquerade")
 		for k, v := range MasqueradeSettings(netip.MustParseAddr("127.0.0.1"), netip.Addr{}) {
 			s[k] = v
 		}

@@ -16,46 +16,47 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	packetMapAffinities     = "affinities"
-	packetMapCounters       = "counters"
-	packetMapEndpoints      = "endpoints"
-	packetMapExcluded       = "excluded"
-	packetMapFlows          = "flows"
-	packetMapFragments      = "fragments"
-	packetMapFrontends      = "frontends"
-	packetMapMacs           = "macs"
-	packetMapMaglev131071s  = "maglev_131071s"
-	packetMapMaglev16381s   = "maglev_16381s"
-	packetMapMaglev2039s    = "maglev_2039s"
-	packetMapMaglev4093s    = "maglev_4093s"
-	packetMapMaglev65521s   = "maglev_65521s"
-	packetMapMarked         = "marked"
-	packetMapMembers        = "members"
-	packetMapNamespaces     = "namespaces"
-	packetMapPaces          = "paces"
-	packetMapSlots          = "slots"
-	packetMapSockForward    = "sock_forward"
-	packetMapSockReverse    = "sock_reverse"
-	packetMapSwept          = "swept"
-	packetMapUplinks        = "uplinks"
-	packetProgDetourIngress = "detour_ingress"
-	packetProgFromPod       = "from_pod"
-	packetProgPodEgress     = "pod_egress"
-	packetProgPodIngress    = "pod_ingress"
-	packetProgToPod         = "to_pod"
-	packetProgUplinkEgress  = "uplink_egress"
-	packetProgUplinkIngress = "uplink_ingress"
-	packetVarDrain          = "drain"
-	packetVarHostRouting    = "host_routing"
-	packetVarMasquerade     = "masquerade"
-	packetVarMasquerade4    = "masquerade4"
-	packetVarMasquerade60   = "masquerade6_0"
-	packetVarMasquerade61   = "masquerade6_1"
-	packetVarMasquerade62   = "masquerade6_2"
-	packetVarMasquerade63   = "masquerade6_3"
-	packetVarPace           = "pace"
-	packetVarRedirect       = "redirect"
-	packetVarSourceCheck    = "source_check"
+	packetMapAffinities      = "affinities"
+	packetMapCounters        = "counters"
+	packetMapEndpoints       = "endpoints"
+	packetMapExcluded        = "excluded"
+	packetMapFlows           = "flows"
+	packetMapFragments       = "fragments"
+	packetMapFrontends       = "frontends"
+	packetMapMacs            = "macs"
+	packetMapMaglev131071s   = "maglev_131071s"
+	packetMapMaglev16381s    = "maglev_16381s"
+	packetMapMaglev2039s     = "maglev_2039s"
+	packetMapMaglev4093s     = "maglev_4093s"
+	packetMapMaglev65521s    = "maglev_65521s"
+	packetMapMarked          = "marked"
+	packetMapMembers         = "members"
+	packetMapNamespaces      = "namespaces"
+	packetMapPaces           = "paces"
+	packetMapSlots           = "slots"
+	packetMapSockForward     = "sock_forward"
+	packetMapSockReverse     = "sock_reverse"
+	packetMapSwept           = "swept"
+	packetMapUplinks         = "uplinks"
+	packetProgDetourIngress  = "detour_ingress"
+	packetProgFromPod        = "from_pod"
+	packetProgPodEgress      = "pod_egress"
+	packetProgPodIngress     = "pod_ingress"
+	packetProgToPod          = "to_pod"
+	packetProgUplinkEgress   = "uplink_egress"
+	packetProgUplinkIngress  = "uplink_ingress"
+	packetVarDrain           = "drain"
+	packetVarHostRouting     = "host_routing"
+	packetVarMasquerade      = "masquerade"
+	packetVarMasquerade4     = "masquerade4"
+	packetVarMasquerade60    = "masquerade6_0"
+	packetVarMasquerade61    = "masquerade6_1"
+	packetVarMasquerade62    = "masquerade6_2"
+	packetVarMasquerade63    = "masquerade6_3"
+	packetVarMasqueradeDrain = "masquerade_drain"
+	packetVarPace            = "pace"
+	packetVarRedirect        = "redirect"
+	packetVarSourceCheck     = "source_check"
 )
 
 // loadPacket returns the embedded CollectionSpec for packet.
@@ -141,17 +142,18 @@ type packetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetVariableSpecs struct {
-	Drain        *ebpf.VariableSpec `ebpf:"drain"`
-	HostRouting  *ebpf.VariableSpec `ebpf:"host_routing"`
-	Masquerade   *ebpf.VariableSpec `ebpf:"masquerade"`
-	Masquerade4  *ebpf.VariableSpec `ebpf:"masquerade4"`
-	Masquerade60 *ebpf.VariableSpec `ebpf:"masquerade6_0"`
-	Masquerade61 *ebpf.VariableSpec `ebpf:"masquerade6_1"`
-	Masquerade62 *ebpf.VariableSpec `ebpf:"masquerade6_2"`
-	Masquerade63 *ebpf.VariableSpec `ebpf:"masquerade6_3"`
-	Pace         *ebpf.VariableSpec `ebpf:"pace"`
-	Redirect     *ebpf.VariableSpec `ebpf:"redirect"`
-	SourceCheck  *ebpf.VariableSpec `ebpf:"source_check"`
+	Drain           *ebpf.VariableSpec `ebpf:"drain"`
+	HostRouting     *ebpf.VariableSpec `ebpf:"host_routing"`
+	Masquerade      *ebpf.VariableSpec `ebpf:"masquerade"`
+	Masquerade4     *ebpf.VariableSpec `ebpf:"masquerade4"`
+	Masquerade60    *ebpf.VariableSpec `ebpf:"masquerade6_0"`
+	Masquerade61    *ebpf.VariableSpec `ebpf:"masquerade6_1"`
+	Masquerade62    *ebpf.VariableSpec `ebpf:"masquerade6_2"`
+	Masquerade63    *ebpf.VariableSpec `ebpf:"masquerade6_3"`
+	MasqueradeDrain *ebpf.VariableSpec `ebpf:"masquerade_drain"`
+	Pace            *ebpf.VariableSpec `ebpf:"pace"`
+	Redirect        *ebpf.VariableSpec `ebpf:"redirect"`
+	SourceCheck     *ebpf.VariableSpec `ebpf:"source_check"`
 }
 
 // packetObjects contains all objects after they have been loaded into the kernel.
@@ -229,17 +231,18 @@ func (m *packetMaps) Close() error {
 //
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetVariables struct {
-	Drain        *ebpf.Variable `ebpf:"drain"`
-	HostRouting  *ebpf.Variable `ebpf:"host_routing"`
-	Masquerade   *ebpf.Variable `ebpf:"masquerade"`
-	Masquerade4  *ebpf.Variable `ebpf:"masquerade4"`
-	Masquerade60 *ebpf.Variable `ebpf:"masquerade6_0"`
-	Masquerade61 *ebpf.Variable `ebpf:"masquerade6_1"`
-	Masquerade62 *ebpf.Variable `ebpf:"masquerade6_2"`
-	Masquerade63 *ebpf.Variable `ebpf:"masquerade6_3"`
-	Pace         *ebpf.Variable `ebpf:"pace"`
-	Redirect     *ebpf.Variable `ebpf:"redirect"`
-	SourceCheck  *ebpf.Variable `ebpf:"source_check"`
+	Drain           *ebpf.Variable `ebpf:"drain"`
+	HostRouting     *ebpf.Variable `ebpf:"host_routing"`
+	Masquerade      *ebpf.Variable `ebpf:"masquerade"`
+	Masquerade4     *ebpf.Variable `ebpf:"masquerade4"`
+	Masquerade60    *ebpf.Variable `ebpf:"masquerade6_0"`
+	Masquerade61    *ebpf.Variable `ebpf:"masquerade6_1"`
+	Masquerade62    *ebpf.Variable `ebpf:"masquerade6_2"`
+	Masquerade63    *ebpf.Variable `ebpf:"masquerade6_3"`
+	MasqueradeDrain *ebpf.Variable `ebpf:"masquerade_drain"`
+	Pace            *ebpf.Variable `ebpf:"pace"`
+	Redirect        *ebpf.Variable `ebpf:"redirect"`
+	SourceCheck     *ebpf.Variable `ebpf:"source_check"`
 }
 
 // packetPrograms contains all programs after they have been loaded into the kernel.

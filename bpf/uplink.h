@@ -44,7 +44,7 @@ static __noinline int check_child(struct __sk_buff *ctx)
 static __always_inline int acts_on_arrivals(void)
 {
 #ifndef NO_SERVICES
-	if (masquerade)
+	if (masquerade || masquerade_drain)
 		return 1;
 #endif
 	return host_routing;
@@ -59,7 +59,7 @@ int uplink_ingress(struct __sk_buff *ctx)
 	if (verdict != PASS || !acts_on_arrivals() || ctx->vlan_present || parse(ctx, &p) != PARSED)
 		return verdict;
 #ifndef NO_SERVICES
-	if (masquerade)
+	if (masquerade || masquerade_drain)
 		verdict = masquerade_ingress(ctx, &p);
 #endif
 	return verdict == PASS && host_routing ? enter(ctx, &p) : verdict;
@@ -91,7 +91,7 @@ int uplink_egress(struct __sk_buff *ctx)
 	if (verdict == PASS && pace)
 		verdict = pace_pod(ctx);
 #ifndef NO_SERVICES
-	if (verdict == PASS && masquerade)
+	if (verdict == PASS && (masquerade || masquerade_drain))
 		return masquerade_egress(ctx);
 #endif
 	return verdict;

@@ -17,8 +17,8 @@ func (b *builder) settleBypass() {
 	}
 }
 
-// bypassed is the table that keeps what pods of the whole fleet send each other, and the nodes, from being tracked.
-func (b *builder) bypassed() nft.Table {
+// bypassed are the pods of the whole fleet, and the ends with which what they exchange isn't tracked: they and the nodes.
+func (b *builder) bypassed() (ofPods, ofEnds []nft.Range) {
 	var pods, ends []netip.Prefix
 	for _, n := range b.nodes {
 		for _, c := range n.cidrs {
@@ -30,5 +30,5 @@ func (b *builder) bypassed() nft.Table {
 			}
 		}
 	}
-	return nft.Table{Pods: nft.Ranges(pods), Ends: nft.Ranges(append(ends, pods...)), From: b.tuned.bypassFrom}
+	return nft.Ranges(pods), nft.Ranges(append(ends, pods...))
 }

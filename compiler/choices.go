@@ -76,6 +76,7 @@ type situation struct {
 const (
 	podAttach       = "pods.NAME.attach"
 	routingServices = "routing.services"
+	masquerading    = "routing.masquerade"
 	hostRouting     = "routing.hostRouting"
 	algorithm       = "services.NAME.algorithm"
 	tuningMTU       = "tuning.mtu"
@@ -141,6 +142,22 @@ var settings = []setting{
 				why: "packets are translated on the pods' links"},
 			{value: wayNftables, needs: []features.Feature{features.NFTNat, features.NFTServices},
 				why: "the kernel's own address translation", limits: nftablesLimits},
+		},
+	},
+	{
+		subject: masquerading,
+		doc: "Whose address pods have where they leave by an uplink: the node's, but for what they send to pods, nodes and " +
+			"routing.masqueradeExclude. If left out they have their own everywhere, as with off. What began before goes on as it began: " +
+			"connections that bpf carries survive every change but that the field is left out again; those that nftables carries end with nftables.",
+		refused: "masquerade can't be %s",
+		options: []option{
+			{value: masqueradeBPF, needs: []features.Feature{features.GlobalData, features.MapLRUHash, features.MapLPMTrie},
+				either: deviceHooks, unfit: atUplink,
+				unless: "the node has several uplinks, or nodes.NAME.addresses lacks an address of a family that pods have, or net.ipv4.ip_local_port_range begins below 32768",
+				why:    "translated at the uplink, by the first of nodes.NAME.addresses, so that no packet needs the kernel's connection table", limits: leaveByThemselves},
+			{value: masqueradeNftables, needs: []features.Feature{features.NFTNat}, unfit: anyUplink, unless: "the node names no uplink",
+				why: "the kernel's own address translation, by the uplink's address; every packet of pods is tracked for it", limits: leaveByThemselves},
+			{value: masqueradeOff, why: "pods are seen outside by their own addresses, so the network must know the way back to them"},
 		},
 	},
 	{
@@ -346,8 +363,11 @@ func notByNftables(s *situation) string {
 
 // stacked says what the stack is needed for.
 func stacked(s *situation) string {
-	if s.way == wayNftables {
+	switch {
+	case s.way == wayNftables:
 		return "nftables carries the services, and what it translates has to pass the stack both ways"
+	case s.masquerade == masqueradeNftables:
+		return "nftables masquerades, and what it translates has to pass the stack both ways"
 	}
 	if s.masquerade == wayNftables {
 		return "nftables masquerades, and what it translates has to pass the stack both ways"

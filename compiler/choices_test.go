@@ -16,6 +16,7 @@ import (
 var fields = map[string]func(*schema.Config, string){
 	podAttach:         func(c *schema.Config, v string) { c.Pods = map[string]schema.Pod{"p": {Attach: v}} },
 	congestionControl: func(c *schema.Config, v string) { c.Tuning.CongestionControl = v },
+	masquerading:      func(c *schema.Config, v string) { c.Routing.Masquerade = v },
 	hostRouting:       func(c *schema.Config, v string) { c.Routing.HostRouting = v },
 	conntrackBypass:   func(c *schema.Config, v string) { c.Tuning.ConntrackBypass = v },
 	tuningMTU: func(c *schema.Config, v string) {
@@ -76,6 +77,11 @@ var cases = []struct {
 	{congestionControl, "bbr", "fq", func(c *schema.Config) { c.Tuning.BandwidthManager = "on" }},
 	{congestionControl, "cubic", "", nil},
 	{congestionControl, "westwood", "", nil},
+	{masquerading, "auto", "with an address", addressed},
+	{masquerading, "bpf", "with an address", addressed},
+	{masquerading, "auto", "with an address, nftables", func(c *schema.Config) { addressed(c); c.Routing.Services = wayNftables }},
+	{masquerading, "bpf", "macvlan", func(c *schema.Config) { addressed(c); c.Pods["p"] = schema.Pod{Attach: "macvlan"} }},
+	{masquerading, "bpf", "beside macvlan pods", func(c *schema.Config) { addressed(c); c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
 	{conntrackBypass, "on", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "auto", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "on", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
@@ -92,6 +98,13 @@ var cases = []struct {
 	{hostCoalesce, "50", "", nil},
 	{hostAffinity, "0-3,6", "", nil},
 	{algorithm, "maglev", "with nftables", func(c *schema.Config) { c.Routing.Services = wayNftables }},
+}
+
+// addressed gives the node an address.
+func addressed(c *schema.Config) {
+	n := c.Nodes["n"]
+	n.Addresses = []string{"192.0.2.1"}
+	c.Nodes["n"] = n
 }
 
 // TestChoicesOnRecordedKernels prints what every value of every setting becomes on each kernel that was recorded: one table

@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -54,6 +55,10 @@ type datapath struct {
 	drain    bool     // the packet programs only translate flows that there are
 	pace     bool     // packets that leave the node get departure times, where their pods have a limit
 	sizes    mapSizes
+
+	masquerade, masqueradeFrom string         // how, and the field that says so; "" where none does
+	masqueradeDrain            bool           // the uplinks' programs only translate flows that there are
+	excluded                   []netip.Prefix // what the files list
 }
 
 // services reports whether there are services in eBPF maps.
@@ -98,6 +103,7 @@ func (b *builder) settleDatapath() {
 		b.checkMaglev()
 		b.checkIPvlan()
 	}
+	b.settleMasquerade()
 	if len(b.node.pods) > 0 {
 		b.settleDevices()
 	}

@@ -21,9 +21,7 @@ import (
 // buildDatapath makes the maps, programs and attachments of the node, and what is in the maps.
 func (b *builder) buildDatapath(segments []*segment) {
 	d := &b.datapath
-	if d.way == wayNftables {
-		b.buildTable(segments)
-	}
+	b.buildTable(segments)
 	used := b.usedMaps()
 	for _, base := range slices.Sorted(maps.Keys(used)) {
 		b.put(bpfmap.Of(base, d.sizes.of(base), b.node.path))
@@ -45,9 +43,24 @@ func (b *builder) buildDatapath(segments []*segment) {
 	}
 }
 
-// buildTable carries services by nftables.
+// buildTable makes the node's nftables table of all that it is for.
 func (b *builder) buildTable(segments []*segment) {
-	t := nft.Table{From: "services"}
+	t := nft.Table{Masquerade: b.masqueraded(), From: b.datapath.masqueradeFrom}
+	if b.tuned.bypassFrom != "" {
+		t.Pods, t.Ends = b.bypassed()
+		t.From = b.tuned.bypassFrom
+	}
+	if b.datapath.way == wayNftables {
+		t.From = "services"
+		b.tableOfServices(&t, segments)
+	}
+	if t.Masquerades() || t.Bypasses() || b.datapath.way == wayNftables {
+		b.put(t)
+	}
+}
+
+// tableOfServices adds the services.
+func (b *builder) tableOfServices(t *nft.Table, segments []*segment) {
 	for _, s := range segments {
 		if s.dev != "" {
 			t.Segments = append(t.Segments, s.dev)
@@ -58,7 +71,6 @@ func (b *builder) buildTable(segments []*segment) {
 		t.Frontends = append(t.Frontends, b.frontends[i].Frontend)
 	}
 	slices.SortFunc(t.Frontends, func(x, y resource.Frontend) int { return strings.Compare(x.Name(), y.Name()) })
-	b.put(t)
 }
 
 // usedMaps are the maps that the node's programs use, by base.
@@ -80,11 +92,15 @@ func (b *builder) usedMaps() usedMaps {
 	if d.packet != "" {
 		for _, p := range b.node.pods {
 			for _, program := range devicePrograms(p.child(), d.packet == objectPacket) {
-				add(d.packet, program)
+				if strings.HasPrefix(program, "uplink_") {
+					add(d.uplinkObject(), program)
+				} else {
+					add(d.packet, program)
+				}
 			}
 		}
 		for _, program := range d.uplinkPrograms() {
-			add(d.packet, program)
+			add(d.uplinkObject(), program)
 		}
 		if b.sweeps() {
 			add(objectSweep, objectSweep)
@@ -110,7 +126,7 @@ func (b *builder) program(object, base string, settings map[string]uint32, used 
 
 // sweeps reports whether a timer of the kernel's forgets flows that are over.
 func (b *builder) sweeps() bool {
-	return b.datapath.packet == objectPacket && b.set.Supports(features.Timers)
+	return (b.datapath.packet == objectPacket || b.datapath.onUplinks()) && b.set.Supports(features.Timers)
 }
 
 // hooks are those of the cgroup that the kernel has.

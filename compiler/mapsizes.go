@@ -52,6 +52,7 @@ var declaredMaps = []struct {
 	{"macs", 0.25, 512, "MACs of macvlan pods"},
 	{"paces", 0.5, 1024, "addresses of pods with a limit"},
 	{"uplinks", 0, 64, "uplinks"},
+	{"excluded", 0.25, 512, "ranges that aren't masqueraded"},
 }
 
 const (
@@ -224,6 +225,9 @@ func (b *builder) entriesNeeded() map[string]int {
 		slots, members := svc.Room(b.frontends[i].Frontend)
 		n["slots"] += slots
 		n["members"] += members
+	}
+	if b.datapath.onUplinks() {
+		n["excluded"] = len(b.unmasqueraded())
 	}
 	for _, p := range b.node.pods {
 		n["endpoints"] += len(p.addrs)

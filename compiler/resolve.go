@@ -155,7 +155,8 @@ func (b *builder) refused(t *setting, wanted, path, why string) {
 
 // situation is that of the node.
 func (b *builder) situation() *situation {
-	return &situation{set: b.set, node: b.node, services: b.services, way: b.datapath.way, straight: b.datapath.redirect, fair: b.limited.fq}
+	return &situation{set: b.set, node: b.node, services: b.services, way: b.datapath.way, masquerade: b.datapath.masquerade,
+		straight: b.datapath.redirect, fair: b.limited.fq}
 }
 
 // asks reports whether a word is a requirement.

@@ -48,6 +48,8 @@ func (b *builder) traceChoices() {
 			c.Makes = kinds[bpfprog.Kind]
 		case c.Subject == conntrackBypass && b.datapath.way != wayNftables:
 			c.Makes = []resource.ID{nft.Table{}.ID()}
+		case c.Subject == masquerading && c.Chosen == masqueradeNftables:
+			c.Makes = []resource.ID{nft.Table{}.ID()}
 		case c.Subject == tuningMTU, c.Subject == bigTCP && c.Chosen == "on",
 			strings.HasPrefix(c.Subject, "tuning.host.rings."), strings.HasPrefix(c.Subject, "tuning.host.coalesce."):
 			c.Makes = kinds[nic.Kind] // a device has one object, whatever it gets

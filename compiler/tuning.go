@@ -140,9 +140,6 @@ func (b *builder) buildTuning() {
 			b.put(sysctl.Sysctl{NetNS: p.name, Key: congestionKey, Value: p.congestion, From: p.congestionPath})
 		}
 	}
-	if b.tuned.bypassFrom != "" {
-		b.put(b.bypassed())
-	}
 	for _, dev := range slices.Sorted(maps.Keys(b.tuned.nics)) {
 		b.put(b.tuned.nics[dev])
 	}

@@ -66,8 +66,6 @@ func unbuiltRouting(path string, r *schema.Routing, refuse func(string)) {
 	}{
 		{"mode", r.Mode != "" && r.Mode != "native"},
 		{"directNodeRoutes", r.DirectNodeRoutes != nil},
-		{"masquerade", asks(r.Masquerade)},
-		{"masqueradeExclude", len(r.MasqueradeExclude) > 0},
 		{"nodePortRange", r.NodePortRange != ""},
 	} {
 		if f.asked {

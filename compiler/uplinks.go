@@ -12,10 +12,10 @@ import (
 
 // uplinkPrograms are the programs that the node's uplinks need, whatever pods sit on them.
 func (d *datapath) uplinkPrograms() (programs []string) {
-	if d.pace {
+	if d.pace || d.onUplinks() {
 		programs = append(programs, "uplink_egress")
 	}
-	if len(d.uplinks) > 0 {
+	if len(d.uplinks) > 0 || d.onUplinks() {
 		programs = append(programs, "uplink_ingress")
 	}
 	return programs
@@ -37,6 +37,11 @@ func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs
 	if len(children) == 0 {
 		settings["source_check"] = 0 // pods of pairs are checked there
 	}
+	b.masqueradeSettings(settings)
+	known := b.known(used)
+	if b.datapath.onUplinks() {
+		needs = append(slices.Clone(needs), features.MapLRUHash, features.MapLPMTrie)
+	}
 	uplinks := slices.Concat(b.node.Uplinks, slices.Collect(maps.Keys(children)))
 	slices.Sort(uplinks)
 	for _, dev := range slices.Compact(uplinks) {
@@ -46,21 +51,24 @@ func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs
 			slices.Sort(programs)
 		}
 		for _, program := range slices.Compact(programs) {
-			if program == "uplink_ingress" && len(children[dev]) == 0 && !slices.Contains(b.datapath.uplinks, dev) {
+			if program == "uplink_ingress" && len(children[dev]) == 0 && !slices.Contains(b.datapath.uplinks, dev) && !b.datapath.onUplinks() {
 				continue
 			}
 			settings := maps.Clone(settings)
-			a := bpflink.Attachment{Dev: dev, Hook: bpflink.Ingress, From: from[dev], Knows: children[dev], Way: b.deviceHook(false)}
+			a := bpflink.Attachment{Dev: dev, Hook: bpflink.Ingress, From: from[dev], Knows: union(children[dev], known), Way: b.deviceHook(false)}
 			if program == "uplink_egress" {
 				a.Hook, a.Knows = bpflink.Egress, union(a.Knows, b.pacedPods())
 				if b.datapath.pace {
 					settings["pace"] = 1
 				}
+				if b.datapath.onUplinks() { // answers first
+					a.Knows = append(slices.Clone(a.Knows), bpflink.For("", dev, bpflink.Ingress))
+				}
 			}
 			if a.From == "" {
 				a.From = element(b.node.path+".uplinks", slices.Index(b.node.Uplinks, dev))
 			}
-			a.Program = b.program(b.datapath.packet, program, settings, used, needs)
+			a.Program = b.program(b.datapath.uplinkObject(), program, settings, used, needs)
 			b.put(a)
 		}
 	}

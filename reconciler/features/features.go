@@ -38,6 +38,8 @@ type Device struct {
 	XDPUnknown bool   `json:"xdp_unknown,omitempty"`
 	Reason     string `json:"reason"`
 	Wireless   bool   `json:"wireless,omitempty"`
+	// NoEthernet says that its packets have no Ethernet header, as those of WireGuard and of many tunnels.
+	NoEthernet bool `json:"no_ethernet,omitempty"`
 	// RXQueues and TXQueues are how many queues are in use; 0 where nobody looked.
 	RXQueues int `json:"rx_queues,omitempty"`
 	TXQueues int `json:"tx_queues,omitempty"`
@@ -73,6 +75,8 @@ type HostFacts struct {
 	// Governors are the ways to find a frequency, for each group of processors that shares one ("policy0"). It is empty where
 	// frequencies can't be set, and nil where nobody looked.
 	Governors map[string][]string `json:"governors,omitzero"`
+	// LocalPorts are those that the node's own connections are given: "32768-60999"; "" where nobody looked.
+	LocalPorts string `json:"local_ports,omitempty"`
 	// Guest says that the network namespace isn't the machine's own, so that what belongs to the whole machine is somebody
 	// else's to set.
 	Guest bool `json:"guest,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -66,13 +67,14 @@ func hostFacts() (*HostFacts, error) {
 		if a.Group == ownGroup || a.Flags&net.FlagLoopback != 0 {
 			continue
 		}
-		d := Device{MTU: a.MTU, Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
+		d := Device{MTU: a.MTU, NoEthernet: a.EncapType != "ether", Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
 		m.describe(a.Name, &d)
 		d.MaxMTU = most[a.Index]
 		d.askDriver(a.Name)
 		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}
+	facts.LocalPorts = strings.Join(strings.Fields(line("/proc/sys/net/ipv4/ip_local_port_range")), "-")
 	facts.Congestion, facts.Sysctls, facts.Preempt = congestion(), sysctls(), preempt()
 	return facts, nil
 }

@@ -21,8 +21,8 @@ const Kind resource.Kind = "bpfprog"
 type Program struct {
 	Object string // "socket", "packet": a file of package bpf
 	Base   string // "from_pod", as in the object
-	// Settings are the object's switches by name, 0 or 1; nil for a program that takes none. Of an observed program they
-	// are those that are on.
+	// Settings are the object's switches by name, 0 or 1, and what else it is told, such as an address; nil for a program that
+	// takes none. Of an observed program they are the switches that are on.
 	Settings map[string]uint32
 	Maps     []resource.ID // that it uses
 	Needs    []features.Feature
@@ -62,7 +62,7 @@ func (p Program) ID() resource.ID {
 // on lists the settings that are on, in order.
 func (p Program) on() (names []string) {
 	for name, v := range p.Settings {
-		if v != 0 {
+		if v == 1 {
 			names = append(names, name)
 		}
 	}
