@@ -369,9 +369,6 @@ func stacked(s *situation) string {
 	case s.masquerade == masqueradeNftables:
 		return "nftables masquerades, and what it translates has to pass the stack both ways"
 	}
-	if s.masquerade == wayNftables {
-		return "nftables masquerades, and what it translates has to pass the stack both ways"
-	}
 	return ""
 }
 
