@@ -37,7 +37,7 @@ func TestRunFollowsMachine(t *testing.T) {
 	short := func() bool { // whether packets go straight from pod to pod
 		c, _ := w.d.InForce()
 		return slices.ContainsFunc(slices.Collect(maps.Keys(c.State)), func(id resource.ID) bool {
-			return id.Kind == bpfprog.Kind && strings.HasPrefix(id.Name, "from_pod.redirect")
+			return id.Kind == bpfprog.Kind && strings.HasPrefix(id.Name, "from_pod.") && strings.Contains(id.Name, "redirect")
 		})
 	}
 	w.await("first cycle", converged)
