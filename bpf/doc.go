@@ -89,6 +89,19 @@ come to when the way is changed: what it begins there ends what was closed, and 
 has the service's connection, the second SYN is refused by RST (`no-room`) and the client can ask by another port. Nobody
 knows of connections to backends themselves: a flow that takes the port of one that is open breaks it.
 
+# Masquerading
+
+uplink_egress gives what pods of pairs send out the node's address and a port of 1024 to 32767, which the kernel gives none of
+the node's own connections; an ICMP echo's id is its port. uplink_ingress gives what comes back the pod's. So the stack sees the
+pod's address both ways, and flows are in `flows`, two entries each, as those of services are. Ports are tried by chance: a free
+one, else one whose flow is over, else the one that was closed longest ago; what a socket of the node takes is left to it. Where
+there is none, the packet is dropped (`no-room`), and the client asks again.
+
+Destinations in `excluded` are left alone when a flow would begin, and so are segments of connections that began before or from
+outside, answers to datagrams from outside, other protocols than TCP, UDP and ICMP echo, and pods of macvlan and ipvlan, which
+don't pass the node. With masquerade_drain flows that there are live on, and none begins. An entry for answers that had to make
+room comes back by the pod's next packet; if another flow has its port by then, the connection is lost.
+
 # The source check
 
 from_pod drops what has another source than the pod's own addresses, IPv4, IPv6, in ARP or in a neighbour advertisement. IPv6
