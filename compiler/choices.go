@@ -191,7 +191,7 @@ var settings = []setting{
 		options: []option{
 			{value: "on", needs: []features.Feature{features.NFTNotrack}, unfit: tracking,
 				unless: "nftables carries the services, or routing.hostRouting isn't legacy",
-				why:    "what pods and nodes send each other takes no room in the connection table and no time to look it up; all else is tracked"},
+				why:    "what pods and nodes send each other takes no room in the connection table; all else is tracked"},
 			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
 		},
 	},
