@@ -151,10 +151,11 @@ func TestBandwidth(t *testing.T) {
 	before := b.qdiscs()
 	if *limitsAsked != "" {
 		b.measure(strings.Split(*limitsAsked, ","))
-		return
 	}
 	if *lossy {
 		b.measureLossy()
+	}
+	if *limitsAsked != "" || *lossy {
 		return
 	}
 	// What the neighbour sends goes past no uplink, and yet by the queue.
@@ -242,7 +243,7 @@ func (b *beyond) measureLossy() {
 			for _, n := range []int{1, 8} {
 				f := send(b.T, n, b.pod("client"), b.underlay, fmt.Sprintf("%s:7001", b.far[0]))
 				f.rate(2 * time.Second)
-				payload, _ := f.rate(*eachAsked)
+				payload, _ := f.rate(*eachAsked / 2)
 				b.Logf("FIGURE 40M, 20 ms, 1 %% lost, bandwidthManager %s, %s, %d flows: %.2f Mbit/s of payload", manager, control, n, payload/1e6)
 				f.close()
 			}
