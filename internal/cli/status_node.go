@@ -90,10 +90,12 @@ type limitStatus struct {
 
 // flowStatus is what the data path translates.
 type flowStatus struct {
-	Now     int     `json:"now"`
-	Most    int     `json:"most"`
-	Active  int     `json:"active_last_second"`
-	Packets float64 `json:"packets_per_second"`
+	Now    int `json:"now"`
+	Most   int `json:"most"`
+	Active int `json:"active_last_second"`
+	// Packets are those of a second by what became of them, as the counters are. A packet to which more than one thing
+	// happens, as when it is translated and routed, is in each of them: there is no sum of them to make.
+	Packets map[string]float64 `json:"packets_per_second"`
 }
 
 // rateTime is how long packets are counted for a rate.
@@ -176,8 +178,8 @@ func usedOf(p netip.Prefix, owned resource.State) cidrStatus {
 	}
 	if bits := p.Addr().BitLen() - p.Bits(); bits >= 64 {
 		c.Room = math.MaxUint64
-	} else {
-		c.Room = 1<<bits - reserved
+	} else if size := uint64(1) << bits; size > reserved {
+		c.Room = size - reserved
 	}
 	for _, r := range owned {
 		if a, ok := r.(addr.Addr); ok && a.NetNS != "" && p.Contains(a.Prefix.Addr()) {
@@ -248,7 +250,7 @@ func xdpOf(ns *host.NS, dev string) (mode string, program uint32, err error) {
 
 // readFlows counts what is translated now, and for a moment what the programs see. Each flow has two entries.
 func readFlows(ctx context.Context, h *host.Host) (flowStatus, error) {
-	var s flowStatus
+	s := flowStatus{Packets: map[string]float64{}}
 	began := time.Now()
 	before, err := readCounters(h)
 	if err != nil || len(before) == 0 {
@@ -283,11 +285,18 @@ func readFlows(ctx context.Context, h *host.Host) (flowStatus, error) {
 	if err != nil {
 		return s, err
 	}
-	for i := range after {
-		if i < len(before) && after[i].Reason != "received" { // those are counted again by what becomes of them
-			s.Packets += float64(after[i].Packets-before[i].Packets) / time.Since(began).Seconds()
+	s.Packets = rates(before, after, time.Since(began))
+	return s, nil
+}
+
+// rates are packets a second by what became of them.
+func rates(before, after []counted, took time.Duration) map[string]float64 {
+	all := map[string]float64{}
+	for i, c := range after {
+		// Programs that were replaced meanwhile count from 0 again.
+		if i < len(before) && c.Packets >= before[i].Packets {
+			all[c.Reason] = math.Round(float64(c.Packets-before[i].Packets) / took.Seconds())
 		}
 	}
-	s.Packets = math.Round(s.Packets)
-	return s, nil
+	return all
 }

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"strings"
 	"text/tabwriter"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/internal/host"
 )
 
@@ -107,7 +109,13 @@ func (s flowStatus) text() string {
 	if s.Most == 0 {
 		return "none: no program translates packets"
 	}
-	return fmt.Sprintf("%d/%d, %d active in the last second; %.0f packets/s", s.Now, s.Most, s.Active, s.Packets)
+	var rates []string
+	for _, reason := range bpf.Counters {
+		if n := s.Packets[reason]; n > 0 {
+			rates = append(rates, fmt.Sprintf("%.0f %s", n, reason))
+		}
+	}
+	return fmt.Sprintf("%d/%d, %d active in the last second; packets/s: %s", s.Now, s.Most, s.Active, cmp.Or(strings.Join(rates, ", "), "none"))
 }
 
 func (d deviceStatus) state() string {
