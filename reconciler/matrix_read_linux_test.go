@@ -48,9 +48,14 @@ func newMatrix(t *testing.T) *matrix {
 	attrs.Name = matrixUplink
 	m.must(ns.Handle().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: matrixUplink, PeerTxQLen: -1,
 		PeerHardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0xff, 4}, PeerNamespace: netlink.NsFd(int(m.far.Fd()))}))
-	m.must(ns.Do(func() error { return wire("192.0.2.1/24", "2001:db8::1/64") }))
+	m.must(wire(ns.Handle(), "192.0.2.1/24", "2001:db8::1/64"))
 	m.must(netns.Do(int(m.far.Fd()), func() error {
-		if err := wire("192.0.2.2/24", "2001:db8::2/64"); err != nil {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		if err := wire(h, "192.0.2.2/24", "2001:db8::2/64"); err != nil {
 			return err
 		}
 		for dst, via := range map[string]string{"10.0.0.0/24": "192.0.2.1", "fd00:10::/64": "2001:db8::1"} {
@@ -58,11 +63,10 @@ func newMatrix(t *testing.T) *matrix {
 			if err != nil {
 				return err
 			}
-			if err := netlink.RouteAdd(&netlink.Route{Dst: network, Gw: net.ParseIP(via)}); err != nil {
+			if err := h.RouteAdd(&netlink.Route{Dst: network, Gw: net.ParseIP(via)}); err != nil {
 				return err
 			}
 		}
-		var err error
 		m.outside, err = net.Listen("tcp", "192.0.2.2:8080")
 		return err
 	}))
@@ -72,14 +76,14 @@ func newMatrix(t *testing.T) *matrix {
 	return m
 }
 
-// wire sets up lo and the uplink of the calling thread's namespace.
-func wire(addrs ...string) error {
+// wire sets up lo and the uplink of a namespace.
+func wire(h *netlink.Handle, addrs ...string) error {
 	for _, name := range []string{"lo", matrixUplink} {
-		l, err := netlink.LinkByName(name)
+		l, err := h.LinkByName(name)
 		if err != nil {
 			return err
 		}
-		if err := netlink.LinkSetUp(l); err != nil {
+		if err := h.LinkSetUp(l); err != nil {
 			return err
 		}
 		for _, text := range addrs {
@@ -88,7 +92,7 @@ func wire(addrs ...string) error {
 				continue
 			}
 			a.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(l, a); err != nil {
+			if err := h.AddrAdd(l, a); err != nil {
 				return err
 			}
 		}
@@ -307,7 +311,12 @@ func (m *matrix) bypass() string {
 	}
 	var flows []*netlink.ConntrackFlow
 	m.must(m.root().Do(func() (err error) {
-		flows, err = netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		flows, err = h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 		return err
 	}))
 	for _, f := range flows {

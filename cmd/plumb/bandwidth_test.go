@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Figures are measured by hand: -limits 10M,100M -each 10s, and with -lossy those of bbr and cubic.
@@ -121,13 +122,13 @@ func (b *beyond) pod(name string) string {
 // qdiscs are those of the node's own namespace, as "eth0 noqueue".
 func (b *beyond) qdiscs() (all []string) {
 	b.Helper()
-	err := within(b.node(), func() error {
-		links, err := netlink.LinkList()
+	err := handled(b.node(), unix.NETLINK_ROUTE, func(h *netlink.Handle) error {
+		links, err := h.LinkList()
 		if err != nil {
 			return err
 		}
 		for _, l := range links {
-			qs, err := netlink.QdiscList(l)
+			qs, err := h.QdiscList(l)
 			if err != nil {
 				return err
 			}
@@ -212,13 +213,13 @@ func (b *beyond) measureLossy() {
 	commands := [][]string{
 		{"nft", "add table inet lossy; add chain inet lossy in { type filter hook input priority 0; }; add rule inet lossy in tcp dport 7001 numgen random mod 100 == 0 drop"},
 	}
-	err := within(b.underlay, func() error {
+	err := handled(b.underlay, unix.NETLINK_ROUTE, func(h *netlink.Handle) error {
 		for _, argv := range commands {
 			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 				return fmt.Errorf("%v: %w: %s", argv, err, out)
 			}
 		}
-		links, err := netlink.LinkList()
+		links, err := h.LinkList()
 		if err != nil {
 			return err
 		}
@@ -226,7 +227,7 @@ func (b *beyond) measureLossy() {
 			if l.Attrs().Name == "lo" || l.Attrs().MasterIndex != 0 {
 				continue
 			}
-			err := netlink.QdiscAdd(netlink.NewNetem(netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: 1 << 16},
+			err := h.QdiscAdd(netlink.NewNetem(netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: 1 << 16},
 				netlink.NetemQdiscAttrs{Latency: 20000}))
 			if err != nil {
 				return fmt.Errorf("netem on %s: %w", l.Attrs().Name, err)

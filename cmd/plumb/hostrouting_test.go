@@ -50,9 +50,9 @@ func newBeyond(t *testing.T) *beyond {
 	needRoot(t)
 	b := &beyond{T: t, lab: labOf(t, "package plumb\n")}
 	b.underlay = fmt.Sprintf("/proc/%d/ns/net", b.lab.Underlay)
-	err := within(b.node(), func() error {
+	err := handled(b.node(), unix.NETLINK_ROUTE, func(h *netlink.Handle) error {
 		for i, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			routes, err := netlink.RouteList(nil, family)
+			routes, err := h.RouteList(nil, family)
 			if err != nil {
 				return err
 			}
@@ -200,9 +200,9 @@ func (b *beyond) seen() (packets, tracked int) {
 		b.Fatalf("no counter in %s", out)
 	}
 	packets, _ = strconv.Atoi(m[1])
-	err := within(b.node(), func() error {
+	err := handled(b.node(), unix.NETLINK_NETFILTER, func(h *netlink.Handle) error {
 		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			flows, err := h.ConntrackTableList(netlink.ConntrackTable, family)
 			if err != nil {
 				return err
 			}
@@ -229,7 +229,7 @@ func isPods(ip []byte) bool {
 // forget empties the connection table.
 func (b *beyond) forget() {
 	b.Helper()
-	err := within(b.node(), func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	err := handled(b.node(), unix.NETLINK_NETFILTER, func(h *netlink.Handle) error { return h.ConntrackTableFlush(netlink.ConntrackTable) })
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"plumb.internal/plumb/examples"
@@ -320,6 +321,18 @@ func within(path string, fn func() error) error {
 	}
 	defer ns.Close()
 	return netns.Do(int(ns.Fd()), fn)
+}
+
+// handled runs fn with netlink of the network namespace at path.
+func handled(path string, family int, fn func(h *netlink.Handle) error) error {
+	return within(path, func() error {
+		h, err := netlink.NewHandle(family)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
 }
 
 // TestExamplesHaveFiles keeps the embedded examples in step with the folders: each has all of its files.
