@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -93,6 +94,7 @@ func (b *builder) settleBandwidth() {
 	case "on":
 		b.limited.fq, b.limited.fqFrom = true, path
 		b.datapath.pace = first != nil
+		b.warnGone()
 	case "off":
 		b.limited.ownQueue = first != nil
 	}
@@ -103,8 +105,8 @@ func fair(s *situation) string {
 	if len(s.node.Uplinks) == 0 {
 		return "the node names no uplink"
 	}
-	if _, gone := s.uplinks(); len(gone) > 0 {
-		return "this machine has no device " + gone[0]
+	if there, gone := s.uplinks(); len(there) == 0 {
+		return "this machine has no device " + strings.Join(gone, ", ")
 	}
 	return ""
 }
@@ -112,7 +114,8 @@ func fair(s *situation) string {
 // buildBandwidth makes the queues.
 func (b *builder) buildBandwidth() {
 	if b.limited.fq {
-		for _, dev := range b.node.Uplinks {
+		there, _ := b.situation().uplinks()
+		for _, dev := range there {
 			b.put(qdisc.Qdisc{Dev: dev, Type: qdisc.FQ, From: b.limited.fqFrom})
 		}
 	}

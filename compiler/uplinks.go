@@ -3,6 +3,7 @@ package compiler
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
@@ -42,7 +43,11 @@ func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs
 	if b.datapath.onUplinks() {
 		needs = append(slices.Clone(needs), features.MapLRUHash, features.MapLPMTrie)
 	}
-	uplinks := slices.Concat(b.node.Uplinks, slices.Collect(maps.Keys(children)))
+	uplinks := b.node.Uplinks
+	if !b.datapath.onUplinks() {
+		uplinks, _ = b.situation().uplinks()
+	}
+	uplinks = slices.Concat(uplinks, slices.Collect(maps.Keys(children)))
 	slices.Sort(uplinks)
 	for _, dev := range slices.Compact(uplinks) {
 		programs := b.datapath.uplinkPrograms()
@@ -71,5 +76,13 @@ func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs
 			a.Program = b.program(b.datapath.uplinkObject(), program, settings, used, needs)
 			b.put(a)
 		}
+	}
+}
+
+// warnGone names the uplinks that the machine hasn't got: what is on the others works without them.
+func (b *builder) warnGone() {
+	if _, gone := b.situation().uplinks(); len(gone) > 0 {
+		b.warn("this machine has no device %s, which %s.uplinks names: the other uplinks are set up without it; apply again once it is there",
+			strings.Join(gone, ", "), b.node.path)
 	}
 }

@@ -88,7 +88,10 @@ func (b *builder) settleXDP() {
 		return
 	}
 	t, s := settingOf(tuningXDP), b.situation()
-	uplinks := b.node.Uplinks
+	uplinks, _ := s.uplinks()
+	if len(uplinks) == 0 {
+		uplinks = b.node.Uplinks
+	}
 	if len(uplinks) == 0 {
 		uplinks = []string{""}
 	}
@@ -119,6 +122,9 @@ func (b *builder) settleXDP() {
 		b.tuned.xdp = append(b.tuned.xdp, early{dev, chosen[i]})
 	}
 	b.tuned.xdpFrom = path
+	if len(b.tuned.xdp) > 0 {
+		b.warnGone()
+	}
 	if b.datapath.sizes == nil {
 		b.datapath.sizes = b.sizeMaps()
 	}
