@@ -63,7 +63,7 @@ of that.
 All else passes the stack, which answers or routes it: what is for the node itself or for another device, what a route refuses,
 what is at its last hop, has options that routers look at, or doesn't fit; what comes for a macvlan or ipvlan pod, or says
 that it comes from a pod of this node. Up to kernel 5.11 the lookup knows the device's MTU alone, and of segments that are yet
-to be cut nothing: pods' MTUs are at most their uplink's. What comes from outside with the node's own address as its source
+to be cut nothing: for those `uplinks` has the MTUs. What comes from outside with the node's own address as its source
 isn't told apart from the node: strict reverse path filters are the stack's.
 
 Both ways may be used at once, packet by packet, by the two directions of one connection: that is what makes switching safe.
@@ -125,7 +125,7 @@ such pods are redirected to that end instead, so they pass its to_pod, and from_
 
 	frontends, slots, members, maglev_*   services: what is asked for, who answers, where a backend stands, tables
 	endpoints, macs, namespaces           pods: by address, by MAC (macvlan), by their namespaces' cookies
-	uplinks                               devices that lead out of the node
+	uplinks                               devices that lead out of the node, and their MTUs
 	paces                                 how fast pods send, by address
 	flows, marked, fragments              translated flows; where there may be any; ports of fragments
 	affinities                            clients of services with affinity

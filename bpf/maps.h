@@ -177,13 +177,14 @@ struct {
 	__type(value, __u32); // ifindex of the uplink
 } macs SEC(".maps");
 
-// The devices that lead out of the node, where packets from pods go to them past the stack.
+// The devices that lead out of the node, where packets from pods go to them past the stack, and come from them. Both
+// ways ask for them, so that an entry switches both at once.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
-	__type(key, __u32); // ifindex
-	__type(value, __u32);
+	__type(key, __u32);   // ifindex
+	__type(value, __u32); // its MTU
 } uplinks SEC(".maps");
 
 // Peers of sockets, by the socket's cookie, which no other socket gets as long as the kernel runs: what is left of a

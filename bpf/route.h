@@ -34,6 +34,22 @@ static __always_inline __u32 segment(struct __sk_buff *ctx, const struct packet 
 	return size < 0xffff ? size : 0xffff;
 }
 
+// Whether routers have to look at what is in a packet's header: IPv4's options, and IPv6's for each hop.
+static __always_inline int asks_routers(struct __sk_buff *ctx, const struct packet *p)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = data + L3;
+
+		return (void *)(ip + 1) > end || ip->nexthdr == IPPROTO_HOPOPTS;
+	} else {
+		struct iphdr *ip = data + L3;
+
+		return (void *)(ip + 1) > end || ip->ihl != 5;
+	}
+}
+
 // Sends what a pod has for another host to the uplink that the kernel's routes lead to, as the stack would. dst is
 // where it goes by now. Whatever is routed otherwise, or is too large for its way, or at its last hop, passes the
 // stack, which answers it; and so does what asks routers to look at it.
@@ -44,17 +60,18 @@ static __noinline int leave(struct __sk_buff *ctx, const struct packet *p, const
 	struct bpf_fib_lookup route = {};
 	struct bpf_redir_neigh next = {};
 	struct ethhdr *eth = data;
+	__u32 size, *mtu;
 	int answer;
 
 	if (!own || own->ifindex != ctx->ifindex || p->hops <= 1 || ctx->vlan_present)
 		return PASS;
 	// On a bridge, a frame may be for a neighbour that is somebody's router.
-	if ((void *)(eth + 1) > end || !same_mac(eth->h_dest, own->host_mac))
+	if ((void *)(eth + 1) > end || !same_mac(eth->h_dest, own->host_mac) || asks_routers(ctx, p))
 		return PASS;
 	if (p->v6) {
 		struct ipv6hdr *ip = data + L3;
 
-		if ((void *)(ip + 1) > end || ip->nexthdr == IPPROTO_HOPOPTS)
+		if ((void *)(ip + 1) > end)
 			return PASS;
 		route.family = AF_INET6;
 		route.flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
@@ -63,7 +80,7 @@ static __noinline int leave(struct __sk_buff *ctx, const struct packet *p, const
 	} else {
 		struct iphdr *ip = data + L3;
 
-		if ((void *)(ip + 1) > end || ip->ihl != 5 || never_forwarded(dst))
+		if ((void *)(ip + 1) > end || never_forwarded(dst))
 			return PASS;
 		route.family = AF_INET;
 		route.tos = ip->tos;
@@ -73,13 +90,15 @@ static __noinline int leave(struct __sk_buff *ctx, const struct packet *p, const
 	route.l4_protocol = p->key.proto;
 	route.sport = p->key.sport;
 	route.dport = p->key.dport;
-	route.tot_len = segment(ctx, p); // up to 5.11 the kernel looks at the packet alone
+	size = segment(ctx, p);
+	route.tot_len = size; // for the route's MTU; up to 5.11 the kernel doesn't look at it
 	route.ifindex = ctx->ifindex;
 	answer = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
 	// A neighbour that isn't known yet is asked for when the packet gets there.
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return PASS;
-	if (!bpf_map_lookup_elem(&uplinks, &route.ifindex) || take_hop(ctx, p))
+	mtu = bpf_map_lookup_elem(&uplinks, &route.ifindex);
+	if (!mtu || size > *mtu || take_hop(ctx, p))
 		return PASS;
 	next.nh_family = route.family; // of the next hop, which need not be the packet's
 	memcpy(next.ipv6_nh, route.ipv6_dst, 16);
@@ -89,6 +108,14 @@ static __noinline int leave(struct __sk_buff *ctx, const struct packet *p, const
 	return bpf_redirect_neigh(route.ifindex, &next, sizeof(next), 0);
 }
 
+// Whether a packet comes by an uplink. Its caller has no room on its stack.
+static __noinline int by_uplink(struct __sk_buff *ctx)
+{
+	__u32 ifindex = ctx->ifindex;
+
+	return !!bpf_map_lookup_elem(&uplinks, &ifindex);
+}
+
 // Sends what comes by an uplink for a pod that has a pair straight to it. What claims to come from a pod of this node
 // doesn't: the stack judges it.
 static __always_inline int enter(struct __sk_buff *ctx, struct packet *p)
@@ -96,8 +123,8 @@ static __always_inline int enter(struct __sk_buff *ctx, struct packet *p)
 	struct endpoint *to = bpf_map_lookup_elem(&endpoints, &p->key.dst);
 	int verdict;
 
-	if (ctx->pkt_type || !goes_straight(ctx, p, to) || never_forwarded(&p->key.src) || is_link_local(&p->key.src) ||
-	    bpf_map_lookup_elem(&endpoints, &p->key.src))
+	if (ctx->pkt_type || !goes_straight(ctx, p, to) || asks_routers(ctx, p) || never_forwarded(&p->key.src) ||
+	    is_link_local(&p->key.src) || bpf_map_lookup_elem(&endpoints, &p->key.src) || !by_uplink(ctx))
 		return PASS;
 #ifndef NO_SERVICES
 	if (!is_queued(to)) { // else its to_pod sees it

@@ -1,7 +1,9 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -110,13 +112,21 @@ func (r *router) furnish() error {
 			return fmt.Errorf("neighbour %v: %w", gateway, err)
 		}
 	}
-	return r.Maps["uplinks"].Put(uint32(index["uplink"]), uint32(1))
+	// Programs are run as if packets had come by device 1, a pod's as well as an uplink.
+	if err := r.Maps["uplinks"].Put(uint32(1), uint32(1500)); err != nil {
+		return err
+	}
+	return r.Maps["uplinks"].Put(uint32(index["uplink"]), uint32(1500))
 }
 
 // run gives a frame to a program in the router's namespace.
 func (r *router) run(program string, in frame) (ret uint32, out []byte) {
 	r.t.Helper()
-	b := in.bytes()
+	return r.runBytes(program, in.bytes())
+}
+
+func (r *router) runBytes(program string, b []byte) (ret uint32, out []byte) {
+	r.t.Helper()
 	opts := ebpf.RunOptions{Data: b, DataOut: make([]byte, len(b)+512)}
 	err := netns.Do(int(r.ns.Fd()), func() (err error) {
 		ret, err = r.Programs[program].Run(&opts)
@@ -299,6 +309,72 @@ func TestEnter(t *testing.T) {
 			change(&in)
 			r.stays(what, "uplink_ingress", in)
 		}
+		in := base
+		in.options, in.extensions = 4, 1
+		b := in.bytes()
+		if in.v6() {
+			b[14+6] = 0 // for each hop
+		}
+		if ret, out := r.runBytes("uplink_ingress", b); ret != pass || string(out) != string(b) {
+			t.Errorf("options: uplink_ingress says %d, and it becomes %x", int32(ret), out)
+		}
+	})
+}
+
+// What says that it comes from the node itself is the stack's to judge, where the node's addresses are known.
+func TestEnterAsNode(t *testing.T) {
+	four, six := farOf(false).own.As4(), farOf(true).own.As16()
+	word := func(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
+	settings := maps.Clone(straightOut)
+	maps.Copy(settings, map[string]uint32{
+		"masquerade": 1, "masquerade4": word(four[:]),
+		"masquerade6_0": word(six[0:]), "masquerade6_1": word(six[4:]), "masquerade6_2": word(six[8:]), "masquerade6_3": word(six[12:]),
+	})
+	r := newRouter(t, "packet", settings)
+	for _, h := range bothFamilies {
+		f := farOf(h.client.Is6())
+		r.put("endpoints", AddressOf(h.client), Endpoint{Ifindex: 1, Attach: Veth, MAC: [6]byte{2, 0, 0, 0, 1, 10}})
+		in := frame{src: on(f.own, 80), dst: on(h.client, 4000), proto: UDP, payload: "data"}
+		r.stays("as from the node", "uplink_ingress", in)
+		in.src = on(f.neighbour, 80)
+		r.goes("from its neighbour", "uplink_ingress", in, func(want *frame) { want.dmac = [6]byte{2, 0, 0, 0, 1, 10} })
+	}
+}
+
+// A packet goes straight where uplinks has its device alone, and is within the MTU that stands there, whatever the device's own.
+func TestUplinks(t *testing.T) {
+	eachFamily(t, straightOut, func(t *testing.T, r *router, h hosts, f far) {
+		var out uint32
+		err := netns.Do(int(r.ns.Fd()), func() error {
+			dev, err := net.InterfaceByName("uplink")
+			if err == nil {
+				out = uint32(dev.Index)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaving := frame{src: on(h.client, 4000), dst: on(f.routed, 80), proto: UDP, payload: strings.Repeat("x", 1300)}
+		coming := frame{src: on(f.routed, 80), dst: on(h.client, 4000), proto: UDP, payload: "data"}
+		size := uint32(len(leaving.bytes()) - 14)
+		r.put("uplinks", out, size-1)
+		r.stays("above the MTU", "from_pod", leaving)
+		r.put("uplinks", out, size)
+		r.goes("at the MTU", "from_pod", leaving, nil)
+		for _, dev := range []uint32{1, out} {
+			if err := r.Maps["uplinks"].Delete(dev); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.stays("no uplink", "from_pod", leaving)
+		r.stays("no uplink", "uplink_ingress", coming)
+		r.put("uplinks", out, uint32(1500))
+		r.put("uplinks", uint32(1), uint32(1500))
+		r.goes("an uplink", "uplink_ingress", coming, func(want *frame) {
+			b := h.client.As16()
+			want.dmac = [6]byte{2, 0, 0, 0, 1, b[15]}
+		})
 	})
 }
 

@@ -50,6 +50,22 @@ static __always_inline int acts_on_arrivals(void)
 	return host_routing;
 }
 
+// Whether a packet from outside says that it comes from the node itself. Without masquerading nobody told its
+// addresses.
+static __always_inline int as_from_node(const struct packet *p)
+{
+#ifndef NO_SERVICES
+	const struct address *src = &p->key.src;
+
+	if (!p->v6)
+		return src->word[3] == masquerade4;
+	return !((src->word[0] ^ masquerade6_0) | (src->word[1] ^ masquerade6_1) | (src->word[2] ^ masquerade6_2) |
+		 (src->word[3] ^ masquerade6_3));
+#else
+	return 0;
+#endif
+}
+
 SEC("tc")
 int uplink_ingress(struct __sk_buff *ctx)
 {
@@ -62,7 +78,7 @@ int uplink_ingress(struct __sk_buff *ctx)
 	if (masquerade || masquerade_drain)
 		verdict = masquerade_ingress(ctx, &p);
 #endif
-	return verdict == PASS && host_routing ? enter(ctx, &p) : verdict;
+	return verdict == PASS && host_routing && !as_from_node(&p) ? enter(ctx, &p) : verdict;
 }
 
 // Whether what leaves is from who it says.

@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -221,7 +222,11 @@ func (b *builder) attachDevices(used usedMaps) {
 
 // buildEndpoints tells the programs of the node's pods, and the socket programs of the node itself.
 func (b *builder) buildEndpoints(used usedMaps) {
-	node := endpoint.Endpoint{Uplinks: b.datapath.uplinks, From: b.node.path}
+	node := endpoint.Endpoint{From: b.node.path}
+	for _, dev := range b.datapath.uplinks {
+		// What is larger than all devices carry is the stack's to judge where the MTU isn't known.
+		node.Uplinks = append(node.Uplinks, endpoint.Uplink{Dev: dev, MTU: cmp.Or(b.uplinkMTU(dev), defaultMTU)})
+	}
 	if _, ok := used["namespaces"]; ok {
 		node.Socket, node.Maps = true, only(used, "namespaces")
 	}

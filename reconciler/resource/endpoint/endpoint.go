@@ -25,7 +25,7 @@ type Endpoint struct {
 	Attach  string        // as in the configuration: "veth"
 	MAC     string        // the pod's; "" where it has none of its own (ipvlan)
 	HostMAC string        // of the pair's end in the root namespace, or ""
-	Uplinks []string      // of the node, which packets from pods go to past the stack
+	Uplinks []Uplink      // of the node, which packets from pods go to past the stack, and come from
 	Socket  bool          // the socket programs act for its namespace
 	Rate    uint64        // bit/s that it sends at most, by the programs of uplinks; 0: there is no limit
 	MTU     int           // of its device, where a queue of the pair's end in the root namespace limits what it gets; else 0
@@ -37,6 +37,12 @@ type Endpoint struct {
 	Held map[string]string
 	// Stale marks the entries that belong to no pod: those of namespaces that are gone, or that no pod's addresses lead to.
 	Stale bool
+}
+
+// Uplink is a device that leads out of the node, and the largest packet that it carries.
+type Uplink struct {
+	Dev string
+	MTU int
 }
 
 // For returns the ID of a pod's endpoint.

@@ -67,6 +67,8 @@ func write(h *host.Host, from, to Endpoint) error {
 		}
 		if base == paces {
 			values[base], err = paceOf(entries[name])
+		} else if base == uplinks {
+			values[base], err = uplinkOf(entries[name])
 		} else if values[base] == nil {
 			values[base], err = valueOf(h, to, base)
 		}
@@ -215,6 +217,12 @@ func paceOf(text string) ([]byte, error) {
 	return binary.Append(nil, binary.LittleEndian, v)
 }
 
+// uplinkOf is the value of an uplink's entry.
+func uplinkOf(text string) ([]byte, error) {
+	mtu, err := strconv.ParseUint(strings.TrimPrefix(text, routed), 10, 32)
+	return binary.LittleEndian.AppendUint32(nil, uint32(mtu)), err
+}
+
 // keepGate leaves what the programs write into a pace's entry as it is: what waits in a queue keeps its time, and what comes
 // goes behind it. What is sent in between isn't counted.
 func keepGate(value, there []byte) {
@@ -226,7 +234,7 @@ func keepGate(value, there []byte) {
 
 // valueOf is the value of the endpoint's entries in a map.
 func valueOf(h *host.Host, e Endpoint, base string) ([]byte, error) {
-	if base == namespaces || base == uplinks {
+	if base == namespaces {
 		return binary.LittleEndian.AppendUint32(nil, 1), nil
 	}
 	_, index, err := h.Device("", e.Dev)

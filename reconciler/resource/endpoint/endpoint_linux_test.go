@@ -99,10 +99,12 @@ func TestKind(t *testing.T) {
 	ipvlan.Attach, ipvlan.Dev, ipvlan.MAC, ipvlan.HostMAC = "ipvlan-l3", "eth0", "", ""
 	node := endpoint.Endpoint{Socket: true, Maps: maps(names...)}
 	leading := node
-	leading.Uplinks = []string{"pl-db", "pl-web"}
+	leading.Uplinks = []endpoint.Uplink{{Dev: "pl-db", MTU: 1500}, {Dev: "pl-web", MTU: 9000}}
+	narrower := node
+	narrower.Uplinks = []endpoint.Uplink{{Dev: "pl-db", MTU: 1400}}
 	kindtest.Run(t, kindtest.Kind[endpoint.Endpoint]{
 		Ops:     endpoint.Ops{},
-		Samples: []endpoint.Endpoint{veth, other, limited, faster, macvlan, ipvlan, sample("db", "10.0.0.10"), node, leading},
+		Samples: []endpoint.Endpoint{veth, other, limited, faster, macvlan, ipvlan, sample("db", "10.0.0.10"), node, leading, narrower},
 		Setup:   func(t *testing.T, h *host.Host) { setup(t, h) },
 	})
 }

@@ -28,8 +28,8 @@ const gone = "#"
 // known is the text of a namespace's entry.
 const known = "known to the socket programs"
 
-// routed is the text of an uplink's entry.
-const routed = "reached past the stack"
+// routed begins the text of an uplink's entry, before its MTU.
+const routed = "reached past the stack, mtu "
 
 // with begins the text of a pace whose packets count in the entry of another address.
 const with = "with "
@@ -70,7 +70,7 @@ func (e Endpoint) entries() map[string]string {
 		all[macPrefix+strings.ToLower(e.MAC)] = "dev " + e.Dev
 	}
 	for _, u := range e.Uplinks {
-		all[uplinkPrefix+u] = routed
+		all[uplinkPrefix+u.Dev] = routed + strconv.Itoa(u.MTU)
 	}
 	if e.Socket {
 		all[namespace] = known

@@ -64,12 +64,12 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 		}
 		o.left[macPrefix+net.HardwareAddr(k[:6]).String()] = entry{"dev " + o.device(index), ""}
 	}
-	for index := range devices {
-		dev := o.device(index)
+	for index, mtu := range devices {
+		dev, text := o.device(index), routed+strconv.FormatUint(uint64(mtu), 10)
 		if strings.HasPrefix(dev, gone) {
-			o.left[uplinkPrefix+dev] = entry{routed, ""}
+			o.left[uplinkPrefix+dev] = entry{text, ""}
 		} else {
-			o.of("").Held[uplinkPrefix+dev] = routed
+			o.of("").Held[uplinkPrefix+dev] = text
 		}
 	}
 	if err := o.cookies(h, all, cookies); err != nil {

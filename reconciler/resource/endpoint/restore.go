@@ -23,7 +23,9 @@ func (e Endpoint) Restored(*resource.Found) resource.Resource {
 	_, e.Socket = held[namespace]
 	for _, name := range names(held) {
 		if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok && !strings.HasPrefix(dev, gone) {
-			e.Uplinks = append(e.Uplinks, dev)
+			if mtu, err := strconv.Atoi(strings.TrimPrefix(held[name], routed)); err == nil {
+				e.Uplinks = append(e.Uplinks, Uplink{dev, mtu})
+			}
 			continue
 		}
 		if strings.HasPrefix(name, pacePrefix) {
