@@ -70,10 +70,22 @@ static __always_inline void answer_to(const struct flow_key *k, struct flow_key 
 	memset(answer->pad, 0, sizeof(answer->pad));
 }
 
+// Whether the entries of a masqueraded flow, f for packets p and other for what answers, still lead to one another: one
+// of them may have gone, and its key be another flow's.
+static __always_inline int belong_together(const struct packet *p, const struct flow *f, const struct flow *other)
+{
+	if (f->kind == MASQUERADE)
+		return same(&other->addr, &p->key.src) && other->port == p->key.sport;
+	if (f->kind == UNMASQUERADE)
+		return same(&other->addr, &p->key.dst) && other->port == p->key.dport;
+	return 1;
+}
+
 // Writes to both entries of a flow what a packet says of it, p, which becomes t.
 static inline __noinline int note(const struct packet *p, struct flow *f, const struct flow_key *t, __u32 now,
 				  __u8 state)
 {
+	__u8 no_more = f->state & ~state;
 	struct flow_key answer;
 	struct flow *other;
 
@@ -81,14 +93,15 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 	f->seen = now;
 	answer_to(t, &answer);
 	other = bpf_map_lookup_elem(&flows, &answer);
-	if (other && f->kind == MASQUERADE && !(same(&other->addr, &p->key.src) && other->port == p->key.sport)) {
-		// That entry had gone, and another flow has the port: this one can't be answered any more.
+	if (other && !belong_together(p, f, other)) {
+		// Another flow has the port of the node's, and this one can't be answered any more; or it has begun
+		// anew by another one.
 		bpf_map_delete_elem(&flows, &p->key);
 	} else if (other) {
-		other->state |= state & ~DISPUTED;
+		other->state = (other->state & ~no_more) | (state & ~DISPUTED);
 		other->seen = now;
 		f->state |= other->state & ~DISPUTED;
-	} else if (is_forward(f) && !is_closing(state)) {
+	} else if ((is_forward(f) || f->kind == UNMASQUERADE) && !is_closing(state)) {
 		// Where there are more flows than room, one of the two entries may have gone: what is left knows it.
 		struct flow again = {
 			.addr = p->key.dst,
@@ -104,6 +117,8 @@ static inline __noinline int note(const struct packet *p, struct flow *f, const 
 			again.addr = p->key.src;
 			again.port = p->key.sport;
 			again.kind = UNMASQUERADE;
+		} else if (f->kind == UNMASQUERADE) {
+			again.kind = MASQUERADE;
 		}
 		bpf_map_update_elem(&flows, &answer, &again, BPF_NOEXIST);
 	}
@@ -121,6 +136,8 @@ static __always_inline void track(const struct packet *p, struct flow *f, const 
 			state |= forward ? FIN_FORWARD : FIN_REVERSE;
 		if (p->tcp_flags & TCP_RST)
 			state |= RESET;
+		else if (is_masqueraded(f) && has_flags(p, TCP_ACK) && !(p->tcp_flags & TCP_SYN))
+			state &= ~RESET; // nobody took it: who did answers this with another one
 	}
 	if (!forward && !(state & RESET))
 		state |= ESTABLISHED;

@@ -38,22 +38,21 @@ static __always_inline int is_echo_protocol(const struct packet *p)
 	return p->key.proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
-static __always_inline int is_echo_request(const struct packet *p)
+enum echo { ECHO_REQUEST, ECHO_REPLY };
+
+static __always_inline int is_echo(const struct packet *p, enum echo which)
 {
-	return is_echo_protocol(p) && p->icmp_type == (p->v6 ? 128 : 8);
+	__u8 request = p->v6 ? 128 : 8, reply = p->v6 ? 129 : 0;
+
+	return is_echo_protocol(p) && p->icmp_type == (which == ECHO_REPLY ? reply : request);
 }
 
-static __always_inline int is_echo(const struct packet *p)
-{
-	return is_echo_protocol(p) &&
-	       (p->v6 ? p->icmp_type == 128 || p->icmp_type == 129 : p->icmp_type == 8 || p->icmp_type == 0);
-}
-
-// Whether a packet has ports, or an echo's id, which is as good. Those of fragments are found out.
-static __always_inline int has_port_or_id(struct packet *p)
+// Whether a packet has ports, or the id of such an echo, which is as good. Those of fragments are found out. Who asks
+// and who is asked may have one id: a flow's requests go one way alone, and its replies the other.
+static __always_inline int has_port_or_id(struct packet *p, enum echo which)
 {
 	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP &&
-	    !(is_echo_protocol(p) && (p->fragment == FRAGMENT_LATER || is_echo(p))))
+	    !(is_echo_protocol(p) && (p->fragment == FRAGMENT_LATER || is_echo(p, which))))
 		return 0;
 	return p->fragment == FRAGMENT_NONE || !fragment_ports(p);
 }
@@ -109,8 +108,26 @@ static __always_inline int take_over(const struct flow_key *answer, const struct
 		.proto = answer->proto,
 	};
 
-	bpf_map_delete_elem(&flows, &sent);
+	struct flow *theirs = bpf_map_lookup_elem(&flows, &sent);
+
+	// The pod may have begun anew by the same port of its own, and goes by another one of the node's now.
+	if (theirs && theirs->kind == MASQUERADE && same(&theirs->addr, &answer->dst) && theirs->port == answer->dport)
+		bpf_map_delete_elem(&flows, &sent);
 	return !bpf_map_delete_elem(&flows, answer);
+}
+
+// Forgets what answers to a flow that is over, unless another flow has got its port.
+static __always_inline void forget_answer(const struct flow_key *sent, const struct flow *f)
+{
+	struct flow_key t, answer;
+	struct flow *answers;
+
+	translated(sent, f, &t);
+	answer_to(&t, &answer);
+	answers = bpf_map_lookup_elem(&flows, &answer);
+	if (answers && answers->kind == UNMASQUERADE && same(&answers->addr, &sent->src) &&
+	    answers->port == sent->sport)
+		bpf_map_delete_elem(&flows, &answer);
 }
 
 // Begins a flow: finds a port of the node's that no other flow to the same destination has, or one whose flow is over,
@@ -241,7 +258,7 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 	if (is_icmp_error(&p))
 		return masquerade_error(ctx, &p);
 	own = bpf_map_lookup_elem(&endpoints, &p.key.src);
-	if (!own || !is_pair(own) || !has_port_or_id(&p))
+	if (!own || !is_pair(own) || !has_port_or_id(&p, ECHO_REQUEST))
 		return PASS;
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	now = now_s();
@@ -253,8 +270,10 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 			reopen(f, &t);
 		track(&p, f, &t, now);
 	} else {
+		if (f && f->kind == MASQUERADE)
+			forget_answer(&p.key, f);
 		if (!masquerade || p.fragment == FRAGMENT_LATER ||
-		    !(p.key.proto == IPPROTO_UDP || is_syn(&p) || is_echo_request(&p)) || is_excluded(&p.key.dst))
+		    !(p.key.proto == IPPROTO_UDP || is_syn(&p) || is_echo(&p, ECHO_REQUEST)) || is_excluded(&p.key.dst))
 			return PASS;
 		switch (begin_masquerade(ctx, &p, &t)) {
 		case LEFT:
@@ -270,7 +289,7 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 }
 
 // Remembers that somebody outside asks a pod by its own address: the answer must come from there. TCP shows by itself
-// who began.
+// who began; and a source that isn't masqueraded to in any case takes no room in the map.
 static __always_inline void note_asked(struct packet *p)
 {
 	struct flow asked = {.kind = ASKED, .state = ESTABLISHED, .seen = now_s()};
@@ -278,7 +297,7 @@ static __always_inline void note_asked(struct packet *p)
 	struct flow_key answer;
 	struct flow *f;
 
-	if (!pod || !is_pair(pod) || !has_port_or_id(p))
+	if (!pod || !is_pair(pod) || is_excluded(&p->key.src) || !has_port_or_id(p, ECHO_REQUEST))
 		return;
 	answer_to(&p->key, &answer);
 	f = bpf_map_lookup_elem(&flows, &answer);
@@ -296,6 +315,8 @@ static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct pack
 	struct flow *f;
 	__u32 now;
 
+	if (ctx->pkt_type)
+		return PASS; // another host's, or a child's: the device takes all there is
 	if (is_icmp_error(p))
 		return masquerade_error(ctx, p);
 	if (!node_address(p->v6, &own))
@@ -305,7 +326,8 @@ static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct pack
 			note_asked(p);
 		return PASS;
 	}
-	if (!has_port_or_id(p) || bpf_ntohs(p->key.dport) < FIRST_PORT || bpf_ntohs(p->key.dport) > LAST_PORT)
+	if (!has_port_or_id(p, ECHO_REPLY) || bpf_ntohs(p->key.dport) < FIRST_PORT ||
+	    bpf_ntohs(p->key.dport) > LAST_PORT)
 		return PASS;
 	f = bpf_map_lookup_elem(&flows, &p->key);
 	now = now_s();
