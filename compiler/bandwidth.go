@@ -90,7 +90,9 @@ func (b *builder) settleBandwidth() {
 	if wanted == "" {
 		path = first.from(first.egressFrom, "bandwidth.egress")
 	}
-	switch b.choose(bandwidthManager, wanted, path, b.situation()) {
+	s := b.situation()
+	s.left = !asks(wanted)
+	switch b.choose(bandwidthManager, wanted, path, s) {
 	case "on":
 		b.limited.fq, b.limited.fqFrom = true, path
 		b.datapath.pace = first != nil
@@ -100,13 +102,20 @@ func (b *builder) settleBandwidth() {
 	}
 }
 
-// fair asks for uplinks that fq can sit on.
+// fair asks for uplinks that fq can sit on. Who requires it where somebody else's qdisc sits learns when it is applied how to
+// take that away.
 func fair(s *situation) string {
 	if len(s.node.Uplinks) == 0 {
 		return "the node names no uplink"
 	}
-	if there, gone := s.uplinks(); len(there) == 0 {
+	there, gone := s.uplinks()
+	if len(there) == 0 {
 		return "this machine has no device " + strings.Join(gone, ", ")
+	}
+	for _, dev := range there {
+		if h := s.set.Host; s.left && h != nil && h.Devices[dev].Qdisc != "" {
+			return fmt.Sprintf("uplink %s sends by qdisc %s, which somebody else configured", dev, h.Devices[dev].Qdisc)
+		}
 	}
 	return ""
 }

@@ -203,7 +203,7 @@ var settings = []setting{
 			"then the uplinks have fq.",
 		options: []option{
 			{value: "on", needs: []features.Feature{features.QdiscFQ, features.GlobalData}, either: deviceHooks, unfit: fair,
-				unless: "the node names no uplink that the machine has",
+				unless: "the node names no uplink that the machine has, or, for auto, an uplink has a qdisc that somebody configured",
 				why: "packets are told when they may leave, and qdisc fq of the uplinks keeps them until then, out of the pods' reach; " +
 					"what stays on the node isn't limited"},
 			{value: "off", needs: []features.Feature{features.QdiscTBF},

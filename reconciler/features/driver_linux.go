@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -51,4 +52,38 @@ func largestMTUs() (map[int]int, error) {
 		return most, nil
 	}
 	return nil, fmt.Errorf("list links: %w", nl.ErrDumpInterrupted)
+}
+
+// othersQdiscs are the root queueing disciplines that somebody configured, by the indexes of their devices. Handle 0 is the
+// kernel's own choice.
+func othersQdiscs() (map[int]string, error) {
+	for range 5 {
+		req := nl.NewNetlinkRequest(unix.RTM_GETQDISC, unix.NLM_F_DUMP)
+		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC})
+		msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWQDISC)
+		if errors.Is(err, unix.EINTR) || errors.Is(err, nl.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list queueing disciplines: %w", err)
+		}
+		found := map[int]string{}
+		for _, m := range msgs {
+			attrs, err := nl.ParseRouteAttr(m[nl.SizeofTcMsg:])
+			if err != nil {
+				return nil, fmt.Errorf("read attributes of a queueing discipline: %w", err)
+			}
+			q := nl.DeserializeTcMsg(m)
+			if q.Parent != netlink.HANDLE_ROOT || q.Handle == 0 || q.Handle>>16 == ownGroup {
+				continue
+			}
+			for _, a := range attrs {
+				if a.Attr.Type == nl.TCA_KIND {
+					found[int(q.Ifindex)] = fmt.Sprintf("%s %x:", unix.ByteSliceToString(a.Value), q.Handle>>16)
+				}
+			}
+		}
+		return found, nil
+	}
+	return nil, fmt.Errorf("list queueing disciplines: %w", nl.ErrDumpInterrupted)
 }

@@ -52,6 +52,9 @@ type Device struct {
 	TXRing int `json:"tx_ring,omitempty"`
 	// Coalesce says that the driver can be told how long interrupts wait for more packets.
 	Coalesce bool `json:"coalesce,omitempty"`
+	// Qdisc is the root queueing discipline that somebody configured, with its handle: "htb 1:". It is "" for the kernel's own
+	// choice and for plumb's.
+	Qdisc string `json:"qdisc,omitempty"`
 	// IRQs are the numbers of the device's interrupts, those of its queues as far as their names tell.
 	IRQs []int `json:"irqs,omitempty"`
 	// LocalCPUs are the processors that the device's memory is near to, as a list; "" where the machine doesn't say.

@@ -15,7 +15,7 @@ import (
 )
 
 // ownGroup is the group of the links that this program makes. They come and go with every apply, so they are no facts
-// of the host.
+// of the host. The queueing disciplines that it puts at the roots of others' devices have the same number as handle.
 const ownGroup = 0x706c
 
 // hostFacts reads the memory, the processors and the devices of the network namespace that the calling thread is in. It
@@ -56,6 +56,10 @@ func hostFacts() (*HostFacts, error) {
 	if err != nil {
 		return nil, err
 	}
+	qdiscs, err := othersQdiscs()
+	if err != nil {
+		return nil, err
+	}
 	m, err := lookAtMachine()
 	if err != nil {
 		return nil, err
@@ -69,7 +73,7 @@ func hostFacts() (*HostFacts, error) {
 		}
 		d := Device{MTU: a.MTU, NoEthernet: a.EncapType != "ether", Driver: driver(a.Name), Wireless: wireless[a.Index], GSOLimit: int(a.TSOMaxSize)}
 		m.describe(a.Name, &d)
-		d.MaxMTU = most[a.Index]
+		d.MaxMTU, d.Qdisc = most[a.Index], qdiscs[a.Index]
 		d.askDriver(a.Name)
 		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d

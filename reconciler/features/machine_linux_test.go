@@ -84,3 +84,45 @@ func TestCommonGovernors(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Of queueing disciplines, what somebody configured is a fact: neither the kernel's own choice nor plumb's.
+func TestQdiscsOfOthers(t *testing.T) {
+	f, err := netns.New(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		want := map[string]string{"plain0": "", "theirs0": "tbf 5:", "ours0": ""}
+		for name, handle := range map[string]uint16{"plain0": 0, "theirs0": 5, "ours0": ownGroup} {
+			l := vethPair(name, "far-"+name)
+			if err := h.LinkAdd(l); err != nil {
+				return err
+			}
+			if err := h.LinkSetUp(l); err != nil {
+				return err
+			}
+			if handle == 0 {
+				continue
+			}
+			at := netlink.QdiscAttrs{LinkIndex: l.Index, Handle: netlink.MakeHandle(handle, 0), Parent: netlink.HANDLE_ROOT}
+			if err := h.QdiscAdd(&netlink.Tbf{QdiscAttrs: at, Rate: 1 << 20, Limit: 1 << 16, Buffer: 1 << 14}); err != nil {
+				return err
+			}
+		}
+		facts, err := hostFacts()
+		if err != nil {
+			return err
+		}
+		for name, q := range want {
+			if got := facts.Devices[name].Qdisc; got != q {
+				t.Errorf("%s has %q, want %q", name, got, q)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
