@@ -307,18 +307,14 @@ static __always_inline void note_asked(struct packet *p)
 		f->seen = asked.seen;
 }
 
-// Gives what comes back to the node for a pod the pod's address. p becomes what the packet is then.
-static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct packet *p)
+// What has ports comes back. It has a stack of its own, as icmp_error() takes much of one.
+static __noinline int masquerade_back(struct __sk_buff *ctx, struct packet *p)
 {
 	struct address own;
 	struct flow_key t;
 	struct flow *f;
 	__u32 now;
 
-	if (ctx->pkt_type)
-		return PASS; // another host's, or a child's: the device takes all there is
-	if (is_icmp_error(p))
-		return masquerade_error(ctx, p);
 	if (!node_address(p->v6, &own))
 		return PASS;
 	if (!same(&p->key.dst, &own)) {
@@ -340,4 +336,12 @@ static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct pack
 	p->key = t;
 	count(ctx, COUNT_MASQUERADED);
 	return PASS;
+}
+
+// Gives what comes back to the node for a pod the pod's address. p becomes what the packet is then.
+static __always_inline int masquerade_ingress(struct __sk_buff *ctx, struct packet *p)
+{
+	if (ctx->pkt_type)
+		return PASS; // another host's, or a child's: the device takes all there is
+	return is_icmp_error(p) ? masquerade_error(ctx, p) : masquerade_back(ctx, p);
 }
