@@ -85,7 +85,8 @@ func answerWhile(name, port string, argv []string) error {
 //	mapped-...      one of these over IPv4, by a socket of IPv6
 //
 // WANT is who answers N times: "a|b" any of these, "=a|b" the same one each time, "a+b" each at least once,
-// "a:6+b:2" as often as that. "refused" and "barred" are for nobody: the error ECONNREFUSED, or EPERM, within a second,
+// "a:6+b:2" as often as that. "refused" and "barred" are for nobody: the error ECONNREFUSED, or EPERM, within a second
+// (of one of three datagrams, as a kernel limits the errors that it sends),
 // and "silent" is for no answer within a quarter of it.
 // SOURCE is the address that the server sees.
 func meet(steps []string) error {
@@ -123,9 +124,16 @@ func meetOne(step string) error {
 		if want == "silent" {
 			patience = time.Second / 4
 		}
-		name, source, err := ask(how, at, patience)
-		took := time.Since(start)
 		refusal := map[string]error{"refused": unix.ECONNREFUSED, "barred": unix.EPERM}[want]
+		if refusal != nil && !strings.HasSuffix(how, "tcp") {
+			patience = time.Second
+		}
+		name, source, err := ask(how, at, patience)
+		for again := 0; refusal != nil && errors.Is(err, unix.EAGAIN) && again < 2; again++ {
+			start = time.Now()
+			name, source, err = ask(how, at, patience)
+		}
+		took := time.Since(start)
 		switch {
 		case refusal != nil && err == nil:
 			return fmt.Errorf("%s answers", name)
