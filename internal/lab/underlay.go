@@ -139,29 +139,53 @@ func configure(h *netlink.Handle, up Uplink, routers []netip.Prefix) error {
 			return fmt.Errorf("add default route through %s: %w", routers[i].Addr(), err)
 		}
 	}
-	return waitUp(h, up.Name)
+	return waitReady(h, up)
 }
 
-// waitUp waits until the kernel has noticed a device's carrier: before that its IPv6 addresses don't work.
-func waitUp(h *netlink.Handle, name string) error {
+// waitReady waits until the kernel has noticed a device's carrier, and then has made its IPv6 addresses' local routes: before
+// that they don't work.
+func waitReady(h *netlink.Handle, up Uplink) error {
 	const patience = 5 * time.Second
 	late := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		link, err := h.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find link: %w", err)
-		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
+		missing, err := unready(h, up)
+		if err != nil || missing == "" {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-late:
-			return fmt.Errorf("link %s is still %s after %s", name, link.Attrs().OperState, patience)
+			return fmt.Errorf("%s after %s", missing, patience)
 		}
 	}
+}
+
+// unready says what an uplink still lacks, or nothing.
+func unready(h *netlink.Handle, up Uplink) (string, error) {
+	link, err := h.LinkByName(up.Name)
+	if err != nil {
+		return "", fmt.Errorf("find link: %w", err)
+	}
+	if state := link.Attrs().OperState; state != netlink.OperUp {
+		return fmt.Sprintf("link %s is still %s", up.Name, state), nil
+	}
+	local := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL}
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V6, local, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return "", fmt.Errorf("list local routes: %w", err)
+	}
+	for _, text := range up.Addresses {
+		a, err := netip.ParsePrefix(text)
+		if err != nil {
+			return "", fmt.Errorf("read address: %w", err)
+		}
+		if a.Addr().Is6() && !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.Addr().AsSlice()) }) {
+			return fmt.Sprintf("address %s has no local route yet", a), nil
+		}
+	}
+	return "", nil
 }
 
 // routePods leads the node's podCIDRs to it, as the router of a real network would.
