@@ -41,6 +41,7 @@ func Lock(h *host.Host) (unlock func(), err error) {
 			if now, err := os.Stat(path); err == nil && os.SameFile(mine, now) {
 				return func() {
 					leaveNothing(h)
+					_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // closing isn't enough while a child of this process has yet to exec
 					f.Close()
 				}, nil
 			}
