@@ -164,10 +164,12 @@ var settings = []setting{
 		subject: hostRouting,
 		doc: "Which way packets of pods on veth, netkit and bridge take on their node: past its stack, or through it. Those of macvlan and " +
 			"ipvlan pods take neither. What bpf leads past the stack no rule of the node's own sees: neither what filters forwarded packets nor what " +
-			"translates their addresses.",
+			"translates their addresses or encrypts them (IPsec). So auto is legacy where others have such rules; tables that are empty don't count. " +
+			"Who adds the first rule later gets legacy by the next plan.",
 		options: []option{
 			{value: "bpf", needs: []features.Feature{features.GlobalData, features.RedirectPeer, features.RedirectNeigh}, either: deviceHooks,
-				unfit: stacked, unless: "nftables carries the services or masquerades",
+				unfit: stacked, unless: "nftables carries the services or masquerades, or, for auto, others have rules that forwarded packets pass, of " +
+					"nftables or legacy iptables, or IPsec policies",
 				why: "packets of pods go straight to each other and to the uplinks; the node's own forward rules, address translation and " +
 					"connection table see none of them, and legacy keeps those",
 				limits: withoutUplinks},
@@ -369,7 +371,20 @@ func stacked(s *situation) string {
 	case s.masquerade == masqueradeNftables:
 		return "nftables masquerades, and what it translates has to pass the stack both ways"
 	}
-	return ""
+	return passed(s)
+}
+
+// passed says whose rules packets would pass by without a word. Who requires that gets it, and is warned.
+func passed(s *situation) string {
+	if !s.left || s.set.Host == nil || len(s.set.Host.Firewall) == 0 {
+		return ""
+	}
+	names := s.set.Host.Firewall
+	more := ""
+	if n := len(names) - 1; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("packets of pods would pass by others' %s%s; if the files ask for \"bpf\" they do", names[0], more)
 }
 
 // withoutUplinks says which packets pass the stack all the same.

@@ -82,6 +82,10 @@ var cases = []struct {
 	{masquerading, "auto", "with an address, nftables", func(c *schema.Config) { addressed(c); c.Routing.Services = wayNftables }},
 	{masquerading, "bpf", "macvlan", func(c *schema.Config) { addressed(c); c.Pods["p"] = schema.Pod{Attach: "macvlan"} }},
 	{masquerading, "bpf", "beside macvlan pods", func(c *schema.Config) { addressed(c); c.Pods["o"] = schema.Pod{Attach: "macvlan"} }},
+	{hostRouting, "auto", "a firewall", nil},
+	{hostRouting, "bpf", "a firewall", nil},
+	{conntrackBypass, "auto", "a firewall", nil},
+	{masquerading, "auto", "with an address, a firewall", addressed},
 	{conntrackBypass, "on", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "auto", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "on", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
@@ -107,6 +111,14 @@ func addressed(c *schema.Config) {
 	c.Nodes["n"] = n
 }
 
+// guarded are the answers of a machine with rules of others.
+func guarded(set *features.Set) *features.Set {
+	with, host := *set, *set.Host
+	with.Host = &host
+	host.Firewall = []string{"iptables chain FORWARD of table filter", "iptables chain POSTROUTING of table nat"}
+	return &with
+}
+
 // TestChoicesOnRecordedKernels prints what every value of every setting becomes on each kernel that was recorded: one table
 // to read.
 func TestChoicesOnRecordedKernels(t *testing.T) {
@@ -120,7 +132,10 @@ func TestChoicesOnRecordedKernels(t *testing.T) {
 			}
 			fmt.Fprintf(&b, "  %s\n", s.subject)
 			line := func(value, in string, change func(*schema.Config)) {
-				cfg := served("", "")
+				cfg, set := served("", ""), set
+				if strings.HasSuffix(in, "a firewall: ") {
+					set = guarded(set)
+				}
 				fields[s.subject](cfg, value)
 				if change != nil {
 					change(cfg)

@@ -153,10 +153,12 @@ func (b *builder) deviceHook(ours bool) string {
 // settleHostRouting decides whether packets of pods go past the node's stack. Where none of them could, nobody is told.
 func (b *builder) settleHostRouting() bool {
 	wanted, path := b.wish(b.node.Routing.HostRouting, b.cfg.Routing.HostRouting, hostRouting)
-	if !asks(wanted) && !slices.ContainsFunc(b.node.pods, func(p *pod) bool { return !p.child() }) {
-		return settingOf(hostRouting).option("bpf").obstacle(b.situation()) == ""
+	s := b.situation()
+	s.left = !asks(wanted)
+	if s.left && !slices.ContainsFunc(b.node.pods, func(p *pod) bool { return !p.child() }) {
+		return settingOf(hostRouting).option("bpf").obstacle(s) == ""
 	}
-	return b.choose(hostRouting, wanted, path, b.situation()) == "bpf"
+	return b.choose(hostRouting, wanted, path, s) == "bpf"
 }
 
 // checkMaglev finds services whose algorithm the way can't do.

@@ -278,13 +278,23 @@ func TestHostRouting(t *testing.T) {
 func hostRouting(t *testing.T, services string) {
 	b := newBeyond(t)
 	b.write("services.cue", fmt.Sprintf("package plumb\nrouting: services: %q\n", services))
-	b.watch()
 	out := b.run("plumb", "apply", "--yes")
 	if !strings.Contains(out, "routing.hostRouting: auto -> bpf: ") {
 		if strings.Contains(out, "not bpf: ") {
 			t.Skip("this kernel has no host routing by eBPF")
 		}
 		t.Fatalf("auto isn't bpf:\n%s", out)
+	}
+	// Rules of others keep their packets, unless the files say otherwise.
+	b.watch()
+	said := b.run("plumb", "apply", "--yes")
+	if !regexp.MustCompile(`routing\.hostRouting: auto -> legacy: .*others' nftables chain forward of table inet watch;`).MatchString(said) {
+		t.Errorf("auto passes by a firewall:\n%s", said)
+	}
+	b.route("bpf")
+	said = b.run("plumb", "apply", "--yes")
+	if !strings.Contains(said, "don't pass nftables chain forward of table inet watch;") {
+		t.Errorf("nobody is told that a firewall is passed by:\n%s", said)
 	}
 	streams, end := b.streams(strings.Contains(out, "by tcx"))
 	bpf := func() {

@@ -32,7 +32,7 @@ func (s *soak) strangers() {
 		ip neigh add proxy 198.51.100.10 dev eth0
 		tc qdisc add dev eth0 clsact
 		sysctl -qw net.ipv4.conf.theirs.rp_filter=2
-		nft 'table inet theirs { chain c { type nat hook prerouting priority -100; tcp dport 9 redirect to 10; }; set s { type ipv4_addr; }; }; add element inet theirs s { 192.0.2.7 }'
+		nft 'table inet theirs { chain c { type nat hook output priority -100; tcp dport 9 redirect to 10; }; set s { type ipv4_addr; }; }; add element inet theirs s { 192.0.2.7 }'
 	`))
 	idle := func(kind ebpf.ProgramType, attach ebpf.AttachType, verdict int32) *ebpf.Program {
 		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: kind, AttachType: attach, License: "GPL",

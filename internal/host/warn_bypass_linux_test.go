@@ -52,8 +52,12 @@ func TestBypassed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, h.Bypassed(false), []string{"between pods", "chain ruled of table inet filter, nftables chain strict of table inet filter;", "hostRouting"})
-	expect(t, h.Bypassed(true), []string{"to the uplinks", "nftables chain strict of table inet filter, nftables chain port of table inet filter;"})
+	all := "pass nftables chain port of table inet filter, nftables chain ruled of table inet filter, nftables chain strict of table inet filter;"
+	expect(t, h.Bypassed(false), []string{"between pods", all, "hostRouting"})
+	expect(t, h.Bypassed(true), []string{"to the uplinks", all})
+	if chains := h.ForwardChains(); len(chains) != 2 {
+		t.Errorf("forward chains %q", chains)
+	}
 	if h.Writes() != 0 {
 		t.Error("looking around writes")
 	}

@@ -4,24 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"plumb.internal/plumb/internal/firewall"
 	"plumb.internal/plumb/reconciler/resource"
 )
-
-var nftFamilies = map[nftables.TableFamily]string{
-	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
-}
 
 // nftables warns of base chains that drop what is forwarded. The calling thread is in the namespace.
 func (s *surroundings) nftables() {
@@ -39,7 +32,7 @@ func (s *surroundings) nftables() {
 		return
 	}
 	for _, c := range chains {
-		family := nftFamilies[c.Table.Family]
+		family := firewall.Families[c.Table.Family]
 		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop ||
 			family == "" || (family == "inet" && c.Table.Name == resource.NftTable) {
 			continue
@@ -94,18 +87,13 @@ func accepts(r *nftables.Rule, p netip.Prefix, source bool) bool {
 // for another one would load it. The calling thread is in the namespace.
 func (s *surroundings) iptables() {
 	for _, v := range []struct {
-		is4           bool
-		list, tool    string
-		level, domain int
-	}{
-		{true, "ip_tables_names", "iptables", unix.IPPROTO_IP, unix.AF_INET},
-		{false, "ip6_tables_names", "ip6tables", unix.IPPROTO_IPV6, unix.AF_INET6},
-	} {
-		data, err := os.ReadFile(s.path("proc/thread-self/net/" + v.list))
-		if errors.Is(err, fs.ErrNotExist) || !s.family(v.is4) || !slices.Contains(strings.Fields(string(data)), "filter") {
+		is4  bool
+		tool string
+	}{{true, "iptables"}, {false, "ip6tables"}} {
+		if !s.family(v.is4) || !slices.Contains(firewall.LegacyTables(s.root, !v.is4), "filter") {
 			continue
 		}
-		drop, err := forwardDrops(v.domain, v.level)
+		drop, err := firewall.LegacyDrops(!v.is4, "filter", firewall.LegacyForward)
 		switch {
 		case err != nil:
 			s.say("the %s filter table is in use and can't be read (%v): if its FORWARD policy is DROP, packets of pods are lost (%s -S FORWARD)", v.tool, err, v.tool)
@@ -121,67 +109,4 @@ func (s *surroundings) iptables() {
 				v.tool, strings.Join(add, "; "))
 		}
 	}
-}
-
-// Layouts of linux/netfilter_ipv4/ip_tables.h and its IPv6 twin, the same on all architectures but for the entry's head.
-const (
-	soGetInfo    = 64 // IPT_SO_GET_INFO, IP6T_SO_GET_INFO
-	soGetEntries = 65
-	hookForward  = 2
-	nameLen      = 32
-	infoSize     = 84
-)
-
-// forwardDrops reads the policy of chain FORWARD: the verdict of the entry that packets fall through to.
-func forwardDrops(domain, level int) (bool, error) {
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-	if err != nil {
-		return false, err
-	}
-	defer unix.Close(fd)
-	info := make([]byte, infoSize)
-	copy(info, "filter")
-	if err := getsockopt(fd, level, soGetInfo, info); err != nil {
-		return false, err
-	}
-	u32 := func(b []byte, at int) int { return int(nl.NativeEndian().Uint32(b[at:])) }
-	size := u32(info, 80)
-	underflow := u32(info, nameLen+4+20+4*hookForward)
-	head := 40 // name and size, aligned
-	if unsafe.Alignof(uint64(0)) == 4 {
-		head = 36
-	}
-	table := make([]byte, head+size)
-	copy(table, "filter")
-	nl.NativeEndian().PutUint32(table[nameLen:], uint32(size))
-	if err := getsockopt(fd, level, soGetEntries, table); err != nil {
-		return false, err
-	}
-	return policyDrops(table[head:], underflow, level == unix.IPPROTO_IPV6)
-}
-
-// policyDrops looks at the entry at an offset: a standard target whose verdict is -NF_DROP-1.
-func policyDrops(entries []byte, at int, v6 bool) (bool, error) {
-	targetOffset := at + 88 // behind struct ipt_ip and nfcache
-	if v6 {
-		targetOffset = at + 140
-	}
-	if at < 0 || targetOffset+2 > len(entries) {
-		return false, errors.New("a table that is laid out in another way")
-	}
-	target := at + int(nl.NativeEndian().Uint16(entries[targetOffset:]))
-	if target+36 > len(entries) {
-		return false, errors.New("a table that is laid out in another way")
-	}
-	return int32(nl.NativeEndian().Uint32(entries[target+32:])) == -1, nil
-}
-
-func getsockopt(fd, level, opt int, buf []byte) error {
-	size := uint32(len(buf))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt),
-		uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }

@@ -245,33 +245,6 @@ func TestBridgeFilter(t *testing.T) {
 	}
 }
 
-// The policy of a legacy chain is the verdict of a standard target; the bytes are those of an empty filter table.
-func TestLegacyPolicy(t *testing.T) {
-	entry := func(head int, verdict int32) []byte {
-		b := make([]byte, head+40)
-		off := map[int]int{112: 88, 168: 140}[head]
-		b[off], b[off+1] = byte(head), byte(head>>8)
-		b[off+2], b[off+3] = byte(len(b)), byte(len(b)>>8)
-		b[head] = 40
-		b[head+32], b[head+33], b[head+34], b[head+35] = byte(verdict), byte(verdict>>8), byte(verdict>>16), byte(verdict>>24)
-		return b
-	}
-	for _, c := range []struct {
-		head int
-		v6   bool
-	}{{112, false}, {168, true}} {
-		table := append(entry(c.head, -2), entry(c.head, -1)...)
-		for at, want := range map[int]bool{0: false, c.head + 40: true} {
-			if drop, err := policyDrops(table, at, c.v6); err != nil || drop != want {
-				t.Errorf("v6 %v entry at %d: drops %v, %v", c.v6, at, drop, err)
-			}
-		}
-		if _, err := policyDrops(table, len(table)-20, c.v6); err == nil {
-			t.Error("a torn table is read")
-		}
-	}
-}
-
 func TestLegacyTableThatCannotBeRead(t *testing.T) {
 	h := private(t)
 	s := surroundings{root: files(t, map[string]string{"proc/thread-self/net/ip_tables_names": "nat\nfilter\n"}), pods: testPods}

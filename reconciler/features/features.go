@@ -80,6 +80,9 @@ type HostFacts struct {
 	Governors map[string][]string `json:"governors,omitzero"`
 	// LocalPorts are those that the node's own connections are given: "32768-60999"; "" where nobody looked.
 	LocalPorts string `json:"local_ports,omitempty"`
+	// Firewall is what others have that forwarded packets pass, in order: "nftables chain forward of table inet filter",
+	// "iptables chain POSTROUTING of table nat", "IPsec policies". Chains without rules that drop nothing don't count.
+	Firewall []string `json:"firewall,omitempty"`
 	// Guest says that the network namespace isn't the machine's own, so that what belongs to the whole machine is somebody
 	// else's to set.
 	Guest bool `json:"guest,omitempty"`

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"plumb.internal/plumb/internal/firewall"
 )
 
 // ownGroup is the group of the links that this program makes. They come and go with every apply, so they are no facts
@@ -77,6 +79,9 @@ func hostFacts() (*HostFacts, error) {
 		d.askDriver(a.Name)
 		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
+	}
+	if facts.Firewall, err = firewall.Others(); err != nil {
+		return nil, err
 	}
 	facts.LocalPorts = strings.Join(strings.Fields(line("/proc/sys/net/ipv4/ip_local_port_range")), "-")
 	facts.Congestion, facts.Sysctls, facts.Preempt = congestion(), sysctls(), preempt()

@@ -22,6 +22,9 @@ func (h *HostFacts) machine(w io.Writer) {
 	default:
 		fmt.Fprintf(w, "processor governors %s\n", strings.Join(h.CommonGovernors(), ", "))
 	}
+	for _, name := range h.Firewall {
+		fmt.Fprintf(w, "forwarded packets pass %s of others\n", name)
+	}
 	for _, name := range sortedKeys(h.Devices) {
 		h.Devices[name].limits(w, name)
 	}

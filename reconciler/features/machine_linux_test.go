@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -83,6 +85,35 @@ func TestCommonGovernors(t *testing.T) {
 	if got := h.CommonGovernors(); !slices.Equal(got, []string{"performance", "schedutil"}) {
 		t.Error(got)
 	}
+}
+
+// What others have that forwarded packets pass is a fact.
+func TestFirewallOfOthers(t *testing.T) {
+	f, err := netns.New(func() error {
+		for _, want := range []string{"[]", "[nftables chain out of table ip nat]"} {
+			facts, err := hostFacts()
+			if err != nil {
+				return err
+			}
+			if got := fmt.Sprint(facts.Firewall); got != want {
+				t.Errorf("the firewall is %s, want %s", got, want)
+			}
+			conn := &nftables.Conn{}
+			chain := conn.AddChain(&nftables.Chain{
+				Table: conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"}), Name: "out",
+				Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+			})
+			conn.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{&expr.Masq{}}})
+			if err := conn.Flush(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
 }
 
 // Of queueing disciplines, what somebody configured is a fact: neither the kernel's own choice nor plumb's.
