@@ -66,7 +66,8 @@ that it comes from a pod of this node. Up to kernel 5.11 the lookup knows the de
 to be cut nothing: for those `uplinks` has the MTUs. What comes from outside with the node's own address as its source
 isn't told apart from the node: strict reverse path filters are the stack's.
 
-Both ways may be used at once, packet by packet, by the two directions of one connection: that is what makes switching safe.
+The entries of `uplinks` switch both directions at once. They come when all programs are in place, and go before any of them
+changes: a host whose firewall follows connections would drop those that it sees one direction of.
 
 # The program of XDP
 

@@ -1,7 +1,6 @@
 package compiler
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -39,6 +38,7 @@ func (b *builder) buildDatapath(segments []*segment) {
 	}
 	b.buildXDP(used)
 	b.buildEndpoints(used)
+	b.leadOut(used)
 	if d.services() {
 		b.buildServices(used)
 	}
@@ -222,19 +222,8 @@ func (b *builder) attachDevices(used usedMaps) {
 
 // buildEndpoints tells the programs of the node's pods, and the socket programs of the node itself.
 func (b *builder) buildEndpoints(used usedMaps) {
-	node := endpoint.Endpoint{From: b.node.path}
-	for _, dev := range b.datapath.uplinks {
-		// What is larger than all devices carry is the stack's to judge where the MTU isn't known.
-		node.Uplinks = append(node.Uplinks, endpoint.Uplink{Dev: dev, MTU: cmp.Or(b.uplinkMTU(dev), defaultMTU)})
-	}
 	if _, ok := used["namespaces"]; ok {
-		node.Socket, node.Maps = true, only(used, "namespaces")
-	}
-	if len(node.Uplinks) > 0 {
-		node.Maps = append(node.Maps, only(used, "uplinks")...)
-	}
-	if len(node.Maps) > 0 {
-		b.put(node)
+		b.put(endpoint.Endpoint{Socket: true, Maps: only(used, "namespaces"), From: b.node.path})
 	}
 	in := only(used, "endpoints", "macs", "namespaces")
 	if b.datapath.pace {

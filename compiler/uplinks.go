@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/endpoint"
+	"plumb.internal/plumb/reconciler/resource/uplink"
 )
 
 // uplinkPrograms are the programs that the node's uplinks need, whatever pods sit on them.
@@ -76,6 +78,17 @@ func (b *builder) attachUplinks(settings map[string]uint32, used usedMaps, needs
 			a.Program = b.program(b.datapath.uplinkObject(), program, settings, used, needs)
 			b.put(a)
 		}
+	}
+}
+
+// leadOut switches on the way past the stack, to and from each uplink.
+func (b *builder) leadOut(used usedMaps) {
+	for _, dev := range b.datapath.uplinks {
+		b.put(uplink.Uplink{
+			// What is larger than all devices carry is the stack's to judge where the MTU isn't known.
+			Dev: dev, MTU: cmp.Or(b.uplinkMTU(dev), defaultMTU), Maps: only(used, "uplinks"),
+			From: element(b.node.path+".uplinks", slices.Index(b.node.Uplinks, dev)),
+		})
 	}
 }
 

@@ -36,6 +36,8 @@
 //     (or the name of a device) comes before every step that takes it with another value.
 //   - Heirs. What takes over from another object, a map of another size, is made before that goes, and before what is in it
 //     goes.
+//   - Switches. What puts to work all that others do together, the way past the stack in both directions, comes when they are
+//     all as they are to be, and goes before any of them changes.
 //   - Founders. What others on the same device rely on without naming it, addresses, is built before them: the kernel
 //     refuses a route over a gateway that no address reaches.
 //   - Adds before deletes. A delete that no other step waits for comes last: when nothing that adds is possible or under way

@@ -23,6 +23,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/service"
 	"plumb.internal/plumb/reconciler/resource/sysctl"
 	"plumb.internal/plumb/reconciler/resource/unit"
+	"plumb.internal/plumb/reconciler/resource/uplink"
 )
 
 // Ops are what a kind can do to a host. Every method may be run again after a crash at any point of it.
@@ -86,6 +87,7 @@ var kinds = table{
 	qdisc.Kind:     of(qdisc.Ops{}),
 	endpoint.Kind:  of(endpoint.Ops{}),
 	exclusion.Kind: of(exclusion.Ops{}),
+	uplink.Kind:    of(uplink.Ops{}),
 	service.Kind:   of(service.Ops{}),
 	nft.Kind:       of(nft.Ops{}),
 }

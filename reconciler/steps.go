@@ -75,6 +75,7 @@ func newGraph(changes []resource.Change) *graph {
 	}
 	g.inherit()
 	g.read()
+	g.switches()
 	g.claims()
 	g.found()
 	g.postpone()

@@ -9,6 +9,7 @@ import (
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
 	"plumb.internal/plumb/reconciler/resource/exclusion"
 	"plumb.internal/plumb/reconciler/resource/nft"
+	"plumb.internal/plumb/reconciler/resource/uplink"
 )
 
 // Ways that services go.
@@ -32,6 +33,7 @@ type datapath struct {
 	services map[string]bool // by way: socket, packet
 	checks   map[string]bool // "DEV HOOK" of the root namespace where sources are checked
 	on       map[string]bool // settings of the programs on devices
+	straight bool            // they find uplinks to go to, and come from, past the stack
 	table    *nft.Table      // that carries services
 	bypass   *nft.Table      // that keeps connections from being tracked
 	// masquerade is the one that gives pods the node's address.
@@ -55,6 +57,8 @@ func datapathOf(owned resource.State) datapath {
 			if r.Serves() {
 				d.table = &r
 			}
+		case uplink.Uplink:
+			d.straight = true
 		case exclusion.Exclusions:
 			d.excluded = r.Describe()
 		case bpflink.Attachment:

@@ -155,7 +155,7 @@ func (s *session) nodeStatus(ctx context.Context, owned resource.State, data *da
 func (d datapath) routing() routingStatus {
 	r := routingStatus{Host: "legacy", Masquerade: "off"}
 	switch {
-	case d.on["host_routing"]:
+	case d.on["host_routing"] && d.straight:
 		r.Host = "bpf"
 	case d.on["redirect"]:
 		r.Host = "straight"

@@ -141,6 +141,10 @@ type Heir interface{ Inherits() (key string) }
 // takes that one's place when they are there.
 type Reader interface{ Reads() []Kind }
 
+// Switch is a resource that puts what all resources of some kinds do to work at once. It comes when each of these is as it is
+// to be, and goes before any of them changes: whatever stops in between, either all of it is at work or nothing is.
+type Switch interface{ Switches() []Kind }
+
 // PodPrefixer is a resource that stands for a whole range of pod addresses: somebody else's addresses, routes and
 // rules inside the range are in the way of pods.
 type PodPrefixer interface {

@@ -13,7 +13,7 @@ import (
 const Kind resource.Kind = "endpoint"
 
 // Endpoint is one pod in the data path's maps. That of the root namespace ("") has no addresses: it makes the socket programs
-// act for the node's own processes, and tells which devices are uplinks.
+// act for the node's own processes.
 //
 // No cookie and no ifindex is in it: they are found out when entries are written, and observed entries are named as they
 // would be if they were right, so that a namespace or a device that was made anew shows.
@@ -25,7 +25,6 @@ type Endpoint struct {
 	Attach  string        // as in the configuration: "veth"
 	MAC     string        // the pod's; "" where it has none of its own (ipvlan)
 	HostMAC string        // of the pair's end in the root namespace, or ""
-	Uplinks []Uplink      // of the node, which packets from pods go to past the stack, and come from
 	Socket  bool          // the socket programs act for its namespace
 	Rate    uint64        // bit/s that it sends at most, by the programs of uplinks; 0: there is no limit
 	MTU     int           // of its device, where a queue of the pair's end in the root namespace limits what it gets; else 0
@@ -37,12 +36,6 @@ type Endpoint struct {
 	Held map[string]string
 	// Stale marks the entries that belong to no pod: those of namespaces that are gone, or that no pod's addresses lead to.
 	Stale bool
-}
-
-// Uplink is a device that leads out of the node, and the largest packet that it carries.
-type Uplink struct {
-	Dev string
-	MTU int
 }
 
 // For returns the ID of a pod's endpoint.

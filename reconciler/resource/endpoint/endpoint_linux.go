@@ -28,7 +28,6 @@ const (
 	endpoints  = "endpoints"
 	macs       = "macs"
 	namespaces = "namespaces"
-	uplinks    = "uplinks"
 	paces      = "paces"
 )
 
@@ -67,8 +66,6 @@ func write(h *host.Host, from, to Endpoint) error {
 		}
 		if base == paces {
 			values[base], err = paceOf(entries[name])
-		} else if base == uplinks {
-			values[base], err = uplinkOf(entries[name])
 		} else if values[base] == nil {
 			values[base], err = valueOf(h, to, base)
 		}
@@ -172,15 +169,6 @@ func locate(h *host.Host, e Endpoint, name string) (base string, key []byte, err
 		}
 		return namespaces, binary.LittleEndian.AppendUint64(nil, cookies[0]), nil
 	}
-	if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok {
-		number, isGone := strings.CutPrefix(dev, gone)
-		if isGone {
-			n, err := strconv.ParseUint(number, 10, 32)
-			return uplinks, binary.LittleEndian.AppendUint32(nil, uint32(n)), err
-		}
-		_, index, err := h.Device("", dev)
-		return uplinks, binary.LittleEndian.AppendUint32(nil, uint32(index)), err
-	}
 	if cookie, ok := strings.CutPrefix(name, cookiePrefix); ok {
 		n, err := strconv.ParseUint(cookie, 10, 64)
 		return namespaces, binary.LittleEndian.AppendUint64(nil, n), err
@@ -215,12 +203,6 @@ func paceOf(text string) ([]byte, error) {
 		v.Rate = rate
 	}
 	return binary.Append(nil, binary.LittleEndian, v)
-}
-
-// uplinkOf is the value of an uplink's entry.
-func uplinkOf(text string) ([]byte, error) {
-	mtu, err := strconv.ParseUint(strings.TrimPrefix(text, routed), 10, 32)
-	return binary.LittleEndian.AppendUint32(nil, uint32(mtu)), err
 }
 
 // keepGate leaves what the programs write into a pace's entry as it is: what waits in a queue keeps its time, and what comes

@@ -22,7 +22,7 @@ import (
 )
 
 // names of the maps that the tests use.
-var names = []string{"endpoints.v1.4096", "macs.v1.4096", "namespaces.v1.4096", "uplinks.v1.64", "paces.v1.4096"}
+var names = []string{"endpoints.v1.4096", "macs.v1.4096", "namespaces.v1.4096", "paces.v1.4096"}
 
 func maps(names ...string) (ids []resource.ID) {
 	for _, name := range names {
@@ -98,13 +98,9 @@ func TestKind(t *testing.T) {
 	ipvlan := sample("web", "fd00:10::10")
 	ipvlan.Attach, ipvlan.Dev, ipvlan.MAC, ipvlan.HostMAC = "ipvlan-l3", "eth0", "", ""
 	node := endpoint.Endpoint{Socket: true, Maps: maps(names...)}
-	leading := node
-	leading.Uplinks = []endpoint.Uplink{{Dev: "pl-db", MTU: 1500}, {Dev: "pl-web", MTU: 9000}}
-	narrower := node
-	narrower.Uplinks = []endpoint.Uplink{{Dev: "pl-db", MTU: 1400}}
 	kindtest.Run(t, kindtest.Kind[endpoint.Endpoint]{
 		Ops:     endpoint.Ops{},
-		Samples: []endpoint.Endpoint{veth, other, limited, faster, macvlan, ipvlan, sample("db", "10.0.0.10"), node, leading, narrower},
+		Samples: []endpoint.Endpoint{veth, other, limited, faster, macvlan, ipvlan, sample("db", "10.0.0.10"), node},
 		Setup:   func(t *testing.T, h *host.Host) { setup(t, h) },
 	})
 }

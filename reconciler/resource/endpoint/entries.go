@@ -11,13 +11,12 @@ import (
 	"plumb.internal/plumb/reconciler/resource"
 )
 
-// Names of entries: an address, "mac 02:00:00:00:00:01", "pace 10.0.0.10", "uplink eth1", "namespace" of the pod, "cookie 17"
-// of nobody, "padded 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
+// Names of entries: an address, "mac 02:00:00:00:00:01", "pace 10.0.0.10", "namespace" of the pod, "cookie 17" of nobody,
+// "padded 0200000000010001" in hexadecimal for a MAC's key whose padding isn't zero.
 const (
 	pacePrefix   = "pace "
 	namespace    = "namespace"
 	macPrefix    = "mac "
-	uplinkPrefix = "uplink "
 	cookiePrefix = "cookie "
 	oddPrefix    = "padded "
 )
@@ -27,9 +26,6 @@ const gone = "#"
 
 // known is the text of a namespace's entry.
 const known = "known to the socket programs"
-
-// routed begins the text of an uplink's entry, before its MTU.
-const routed = "reached past the stack, mtu "
 
 // with begins the text of a pace whose packets count in the entry of another address.
 const with = "with "
@@ -68,9 +64,6 @@ func (e Endpoint) entries() map[string]string {
 	}
 	if e.hasMAC() {
 		all[macPrefix+strings.ToLower(e.MAC)] = "dev " + e.Dev
-	}
-	for _, u := range e.Uplinks {
-		all[uplinkPrefix+u.Dev] = routed + strconv.Itoa(u.MTU)
 	}
 	if e.Socket {
 		all[namespace] = known
@@ -166,11 +159,6 @@ func (e Endpoint) Describe() string {
 		words = []string{e.ID().Name}
 		if e.Known() || e.Socket {
 			words = append(words, known)
-		}
-		for _, name := range names(entries) {
-			if strings.HasPrefix(name, uplinkPrefix) {
-				words = append(words, name)
-			}
 		}
 		return strings.Join(words, " ")
 	}

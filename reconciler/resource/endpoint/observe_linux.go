@@ -31,15 +31,11 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 	if err != nil {
 		return nil, nil, err
 	}
-	devices, err := dump[uint32, uint32](o, h, uplinks, wanted)
-	if err != nil {
-		return nil, nil, err
-	}
 	limits, err := dump[bpf.Address, bpf.Pace](o, h, paces, wanted)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(addresses)+len(senders)+len(cookies)+len(devices)+len(limits) == 0 {
+	if len(addresses)+len(senders)+len(cookies)+len(limits) == 0 {
 		return nil, nil, nil
 	}
 	all, err := o.look(ctx, h)
@@ -63,14 +59,6 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Endpoint) (owned,
 			continue
 		}
 		o.left[macPrefix+net.HardwareAddr(k[:6]).String()] = entry{"dev " + o.device(index), ""}
-	}
-	for index, mtu := range devices {
-		dev, text := o.device(index), routed+strconv.FormatUint(uint64(mtu), 10)
-		if strings.HasPrefix(dev, gone) {
-			o.left[uplinkPrefix+dev] = entry{text, ""}
-		} else {
-			o.of("").Held[uplinkPrefix+dev] = text
-		}
 	}
 	if err := o.cookies(h, all, cookies); err != nil {
 		return nil, nil, err

@@ -22,12 +22,6 @@ func (e Endpoint) Restored(*resource.Found) resource.Resource {
 	e.Held, e.Attach, e.MAC, e.HostMAC, e.Rate, e.MTU = nil, "", "", "", 0, 0
 	_, e.Socket = held[namespace]
 	for _, name := range names(held) {
-		if dev, ok := strings.CutPrefix(name, uplinkPrefix); ok && !strings.HasPrefix(dev, gone) {
-			if mtu, err := strconv.Atoi(strings.TrimPrefix(held[name], routed)); err == nil {
-				e.Uplinks = append(e.Uplinks, Uplink{dev, mtu})
-			}
-			continue
-		}
 		if strings.HasPrefix(name, pacePrefix) {
 			if rate, err := resource.ParseRate(held[name]); err == nil {
 				e.Rate = rate
