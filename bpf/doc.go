@@ -129,6 +129,7 @@ such pods are redirected to that end instead, so they pass its to_pod, and from_
 	uplinks                               devices that lead out of the node, and their MTUs
 	paces                                 how fast pods send, by address
 	flows, marked, fragments              translated flows; where there may be any; ports of fragments
+	asked                                 who is answered by a pod's own address
 	affinities                            clients of services with affinity
 	sock_forward, sock_reverse            what sockets asked for, and what they got
 	counters                              packets by what became of them

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	forwardMapAffinities     = "affinities"
+	forwardMapAsked          = "asked"
 	forwardMapCounters       = "counters"
 	forwardMapEndpoints      = "endpoints"
 	forwardMapExcluded       = "excluded"
@@ -101,6 +102,7 @@ type forwardProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type forwardMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -155,6 +157,7 @@ func (o *forwardObjects) Close() error {
 // It can be passed to loadForwardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type forwardMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -181,6 +184,7 @@ type forwardMaps struct {
 func (m *forwardMaps) Close() error {
 	return _ForwardClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

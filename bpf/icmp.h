@@ -230,7 +230,7 @@ static inline __noinline int icmp_error(struct __sk_buff *ctx, struct packet *p,
 	answer.proto = q.key.proto;
 	f = bpf_map_lookup_elem(&flows, &answer);
 	// An error goes to who sent the packet.
-	if (!f || f->kind == ASKED || is_masqueraded(f) != masqueraded || !same(&p->key.dst, &answer.dst))
+	if (!f || is_masqueraded(f) != masqueraded || !same(&p->key.dst, &answer.dst))
 		return 0;
 	translated(&answer, f, &becomes);
 

@@ -193,7 +193,6 @@ const (
 	FlowHairpinReverse = 4
 	FlowMasquerade     = 5
 	FlowUnmasquerade   = 6
-	FlowAsked          = 7 // an answer to somebody outside who knows the pod by its own address
 )
 
 // Bits of a flow's state.

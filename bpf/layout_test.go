@@ -32,6 +32,7 @@ var layouts = map[string][2]any{
 	"sock_reverse": {PeerKey{}, Peer{}},
 	"sock_forward": {PeerKey{}, Peer{}},
 	"flows":        {FlowKey{}, Flow{}},
+	"asked":        {FlowKey{}, uint32(0)},
 	"excluded":     {Prefix{}, uint32(0)},
 	"counters":     {uint32(0), Counted{}},
 }
@@ -192,7 +193,7 @@ func TestConstants(t *testing.T) {
 		"attachment": {"VETH": Veth, "NETKIT": Netkit, "BRIDGE": Bridge, "MACVLAN": Macvlan, "IPVLAN_L2": IPvlanL2,
 			"IPVLAN_L3": IPvlanL3},
 		"flow_kind": {"FORWARD": FlowForward, "REVERSE": FlowReverse, "HAIRPIN_FORWARD": FlowHairpinForward,
-			"HAIRPIN_REVERSE": FlowHairpinReverse, "MASQUERADE": FlowMasquerade, "UNMASQUERADE": FlowUnmasquerade, "ASKED": FlowAsked},
+			"HAIRPIN_REVERSE": FlowHairpinReverse, "MASQUERADE": FlowMasquerade, "UNMASQUERADE": FlowUnmasquerade},
 		"counter": counterNames(),
 	} {
 		if !reflect.DeepEqual(inC[enum], inGo) {

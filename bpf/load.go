@@ -59,6 +59,7 @@ var Layouts = func() map[string]Layout {
 		"sock_reverse": lru(unsafe.Sizeof(PeerKey{}), unsafe.Sizeof(Peer{}), Learnt),
 		"sock_forward": lru(unsafe.Sizeof(PeerKey{}), unsafe.Sizeof(Peer{}), Learnt),
 		"flows":        lru(unsafe.Sizeof(FlowKey{}), unsafe.Sizeof(Flow{}), Learnt),
+		"asked":        lru(unsafe.Sizeof(FlowKey{}), 4, Learnt),
 		"excluded":     {1, ebpf.LPMTrie, uint32(unsafe.Sizeof(Prefix{})), 4, noPrealloc, Configured},
 		"fragments":    lru(40, 4, Lost), // they live for a moment
 		"marked":       {1, ebpf.Array, 4, 1 << 17, 0, Learnt},

@@ -245,7 +245,6 @@ enum flow_kind {
 	HAIRPIN_REVERSE = 4, // and the destination becomes the source
 	MASQUERADE = 5,	     // the source becomes addr:port, the node; of an ICMP echo the port is the id
 	UNMASQUERADE = 6,    // the destination becomes addr:port, the pod
-	ASKED = 7,	     // nothing: somebody outside knows the pod by its own address
 };
 
 struct flow {
@@ -272,6 +271,15 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+// Datagrams by which pods answer, from their own addresses, to who asked for these from outside. Anybody out there
+// writes here, and not into `flows`: who asks a lot pushes out others who ask, and no flow.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, __u32); // s since boot
+} asked SEC(".maps");
 
 // What isn't masqueraded: destinations in these ranges, of pods, nodes and whatever the files name.
 struct prefix {

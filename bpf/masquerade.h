@@ -243,6 +243,17 @@ static __always_inline void reopen(struct flow *f, const struct flow_key *t)
 		other->state = 0;
 }
 
+// Whether a packet answers to somebody outside who asked for the pod by its own address.
+static __always_inline int is_asked(const struct packet *p, __u32 now)
+{
+	__u32 *seen;
+
+	if (p->key.proto != IPPROTO_UDP)
+		return 0;
+	seen = bpf_map_lookup_elem(&asked, &p->key);
+	return seen && (__s32)(now - *seen) <= STREAM_TIMEOUT;
+}
+
 // Gives what a pod sends out the node's address. A segment of a connection that no flow is known of began before, or
 // from outside, and goes as it is; so do protocols without ports.
 static __always_inline int masquerade_egress(struct __sk_buff *ctx)
@@ -273,7 +284,8 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 		if (f && f->kind == MASQUERADE)
 			forget_answer(&p.key, f);
 		if (!masquerade || p.fragment == FRAGMENT_LATER ||
-		    !(p.key.proto == IPPROTO_UDP || is_syn(&p) || is_echo(&p, ECHO_REQUEST)) || is_excluded(&p.key.dst))
+		    !(p.key.proto == IPPROTO_UDP || is_syn(&p) || is_echo(&p, ECHO_REQUEST)) || is_asked(&p, now) ||
+		    is_excluded(&p.key.dst))
 			return PASS;
 		switch (begin_masquerade(ctx, &p, &t)) {
 		case LEFT:
@@ -292,19 +304,18 @@ static __always_inline int masquerade_egress(struct __sk_buff *ctx)
 // who began; and a source that isn't masqueraded to in any case takes no room in the map.
 static __always_inline void note_asked(struct packet *p)
 {
-	struct flow asked = {.kind = ASKED, .state = ESTABLISHED, .seen = now_s()};
 	struct endpoint *pod = bpf_map_lookup_elem(&endpoints, &p->key.dst);
+	__u32 now = now_s(), *seen;
 	struct flow_key answer;
-	struct flow *f;
 
 	if (!pod || !is_pair(pod) || is_excluded(&p->key.src) || !has_port_or_id(p, ECHO_REQUEST))
 		return;
 	answer_to(&p->key, &answer);
-	f = bpf_map_lookup_elem(&flows, &answer);
-	if (!f || is_over(IPPROTO_UDP, f, asked.seen))
-		bpf_map_update_elem(&flows, &answer, &asked, BPF_ANY);
-	else if (f->kind == ASKED && f->seen != asked.seen)
-		f->seen = asked.seen;
+	seen = bpf_map_lookup_elem(&asked, &answer);
+	if (!seen)
+		bpf_map_update_elem(&asked, &answer, &now, BPF_ANY);
+	else if (*seen != now)
+		*seen = now;
 }
 
 // What has ports comes back. It has a stack of its own, as icmp_error() takes much of one.

@@ -171,10 +171,61 @@ func TestAskedFromExcluded(t *testing.T) {
 		p.put("excluded", PrefixOf(netip.PrefixFrom(far.Addr(), far.Addr().BitLen())), uint32(1))
 		asked := request(proto, far, on(h.client, 5353))
 		p.untouched("uplink_ingress", asked)
-		var key FlowKey
-		if err := p.Maps["flows"].NextKey(nil, &key); err == nil {
-			t.Errorf("flows has %+v", key)
+		for _, base := range []string{"flows", "asked"} {
+			if n := p.entries(base); n != 0 {
+				t.Errorf("%s has %d entries", base, n)
+			}
 		}
 		p.untouched("uplink_egress", reply(asked))
+	})
+}
+
+// Whoever asks from outside, and how often, pushes out no flow: only others who ask.
+func TestAskersLeaveFlowsAlone(t *testing.T) {
+	masqueraded(t, func(t *testing.T, p *path, h hosts, proto uint8, far netip.AddrPort) {
+		if proto != UDP {
+			t.Skip("nobody is remembered")
+		}
+		const flows = 500
+		first := make([]frame, flows)
+		for i := range first {
+			first[i] = p.see("uplink_egress", request(UDP, on(h.client, uint16(33000+i)), far), pass)
+		}
+		n := p.entries("flows")
+		room := int(p.Maps["asked"].MaxEntries())
+		last := far
+		for i := range 2 * room {
+			last = on(far.Addr(), uint16(1024+i))
+			p.untouched("uplink_ingress", request(UDP, last, on(h.bridged, 5353)))
+		}
+		p.untouched("uplink_egress", reply(request(UDP, last, on(h.bridged, 5353))))
+		if got := p.entries("flows"); got != n {
+			t.Errorf("flows had %d entries, and has %d", n, got)
+		}
+		if got := p.entries("asked"); got == 0 || got > room {
+			t.Errorf("asked has %d entries, and room for %d", got, room)
+		}
+		for i := range first {
+			if again := p.see("uplink_egress", request(UDP, on(h.client, uint16(33000+i)), far), pass); again.src != first[i].src {
+				t.Fatalf("flow %d left from %v, and leaves from %v", i, first[i].src, again.src)
+			}
+		}
+	})
+}
+
+// A pod that asks somebody outside, and is asked from there meanwhile by its own address, keeps the flow that it has.
+func TestAskedByWhoIsAsked(t *testing.T) {
+	masqueraded(t, func(t *testing.T, p *path, h hosts, proto uint8, far netip.AddrPort) {
+		if proto != UDP {
+			t.Skip("nobody is remembered")
+		}
+		pod := on(h.client, 5353)
+		before := p.see("uplink_egress", request(UDP, pod, far), pass)
+		p.untouched("uplink_ingress", request(UDP, far, pod))
+		if after := p.see("uplink_egress", request(UDP, pod, far), pass); after.src != before.src {
+			t.Errorf("a flow had %v, and has %v", before.src, after.src)
+		}
+		p.age(pod, far, UDP, 1000)
+		p.untouched("uplink_egress", request(UDP, pod, far))
 	})
 }

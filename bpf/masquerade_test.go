@@ -158,7 +158,7 @@ func TestAskedFromOutside(t *testing.T) {
 		p.untouched("uplink_ingress", asked)
 		p.untouched("uplink_egress", reply(asked))
 		if proto == UDP {
-			p.age(on(h.client, 5353), far, UDP, 1000)
+			p.put("asked", flowKey(on(h.client, 5353), far, UDP), seconds(t)-1000)
 			if out := p.see("uplink_egress", reply(asked), pass); out.src.Addr() != nodeOf(h) {
 				t.Errorf("long after that it asks from %v", out.src)
 			}

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	packetMapAffinities      = "affinities"
+	packetMapAsked           = "asked"
 	packetMapCounters        = "counters"
 	packetMapEndpoints       = "endpoints"
 	packetMapExcluded        = "excluded"
@@ -115,6 +116,7 @@ type packetProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -177,6 +179,7 @@ func (o *packetObjects) Close() error {
 // It can be passed to loadPacketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -203,6 +206,7 @@ type packetMaps struct {
 func (m *packetMaps) Close() error {
 	return _PacketClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

@@ -156,6 +156,16 @@ func (p *path) age(src, dst netip.AddrPort, proto uint8, s uint32) {
 	p.put("flows", flowKey(src, dst, proto), f)
 }
 
+// entries is how many entries a map has.
+func (p *path) entries(base string) (n int) {
+	p.t.Helper()
+	var key, value []byte
+	for it := p.Maps[base].Iterate(); it.Next(&key, &value); {
+		n++
+	}
+	return n
+}
+
 // counted is how many packets a counter has.
 func (p *path) counted(name string) (n uint64) {
 	p.t.Helper()

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	socket_allMapAffinities    = "affinities"
+	socket_allMapAsked         = "asked"
 	socket_allMapCounters      = "counters"
 	socket_allMapEndpoints     = "endpoints"
 	socket_allMapExcluded      = "excluded"
@@ -107,6 +108,7 @@ type socket_allProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type socket_allMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -157,6 +159,7 @@ func (o *socket_allObjects) Close() error {
 // It can be passed to loadSocket_allObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socket_allMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -183,6 +186,7 @@ type socket_allMaps struct {
 func (m *socket_allMaps) Close() error {
 	return _Socket_allClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	socketMapAffinities    = "affinities"
+	socketMapAsked         = "asked"
 	socketMapCounters      = "counters"
 	socketMapEndpoints     = "endpoints"
 	socketMapExcluded      = "excluded"
@@ -107,6 +108,7 @@ type socketProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -157,6 +159,7 @@ func (o *socketObjects) Close() error {
 // It can be passed to loadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -183,6 +186,7 @@ type socketMaps struct {
 func (m *socketMaps) Close() error {
 	return _SocketClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

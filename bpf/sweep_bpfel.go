@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sweepMapAffinities    = "affinities"
+	sweepMapAsked         = "asked"
 	sweepMapCounters      = "counters"
 	sweepMapEndpoints     = "endpoints"
 	sweepMapExcluded      = "excluded"
@@ -92,6 +93,7 @@ type sweepProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sweepMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -143,6 +145,7 @@ func (o *sweepObjects) Close() error {
 // It can be passed to loadSweepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sweepMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -169,6 +172,7 @@ type sweepMaps struct {
 func (m *sweepMaps) Close() error {
 	return _SweepClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	xdpMapAffinities    = "affinities"
+	xdpMapAsked         = "asked"
 	xdpMapCounters      = "counters"
 	xdpMapEndpoints     = "endpoints"
 	xdpMapExcluded      = "excluded"
@@ -91,6 +92,7 @@ type xdpProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Asked         *ebpf.MapSpec `ebpf:"asked"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Excluded      *ebpf.MapSpec `ebpf:"excluded"`
@@ -141,6 +143,7 @@ func (o *xdpObjects) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Asked         *ebpf.Map `ebpf:"asked"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Excluded      *ebpf.Map `ebpf:"excluded"`
@@ -167,6 +170,7 @@ type xdpMaps struct {
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.Affinities,
+		m.Asked,
 		m.Counters,
 		m.Endpoints,
 		m.Excluded,

@@ -37,6 +37,10 @@ var learntMaps = []struct {
 	{"fragments", 0.05, 104, 1024, 1 << 16},
 }
 
+// askers are the entries of the map of who asks pods from outside, where programs masquerade. Its room is its own: whoever asks
+// takes none from flows. Each processor takes up to 128 at once.
+const askers = 8192
+
 // declaredMaps hold what the files say. They take memory for what is in them; their sizes follow tuning.maps.services.
 var declaredMaps = []struct {
 	base     string
@@ -84,6 +88,9 @@ func (b *builder) sizeMaps() mapSizes {
 	}
 	if !b.datapath.pace {
 		delete(sizes, "paces") // which programs have all the same
+	}
+	if b.datapath.onUplinks() {
+		sizes["asked"] = askers
 	}
 	tables := make([]int, len(bpf.MaglevClasses))
 	for i := range b.frontends {

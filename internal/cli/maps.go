@@ -95,6 +95,8 @@ func used(h *host.Host, base string, m *ebpf.Map) (int, error) {
 		return count[bpf.PeerKey, bpf.Peer](m)
 	case "flows":
 		return count[bpf.FlowKey, bpf.Flow](m)
+	case "asked":
+		return count[bpf.FlowKey, uint32](m)
 	case "excluded":
 		return count[bpf.Prefix, uint32](m)
 	case "fragments":
