@@ -116,8 +116,10 @@ detour_ingress drops all but the pod's own addresses. Frames of strangers, and o
 
 What a pod sends is limited where it leaves the node: uplink_egress gives each packet the time at which it may go, one after
 the other at the pod's rate, and qdisc fq of the uplink keeps it until then. So no queue is the pod's own, and a packet that
-its socket wants to leave later (BBR) isn't in the way of others. What would have to wait for more than 2 s is dropped
-(`too-fast`). What stays on the node passes no uplink, and isn't limited.
+its socket wants to leave later (BBR) isn't in the way of others. What would have to wait for more than 100 ms is dropped
+(`too-fast`), unless that is less than 512 KiB. fq holds so much, also of one flow: with as little as the kernel lets a flow
+have, fq would drop what has had its time, and a pod whose packets come without their sockets, through the stack, would get
+100 packets in all that time. What stays on the node passes no uplink, and isn't limited.
 
 What a pod gets is limited by a qdisc of the pair's end in the root namespace, which bpf_redirect_peer goes past. Packets for
 such pods are redirected to that end instead, so they pass its to_pod, and from_pod leaves their answers to it.

@@ -6,10 +6,24 @@
 // A setting of the node. 1: what pods with an entry in `paces` send gets departure times.
 const volatile __u32 pace;
 
+// How long packets wait at most, and how much of them at most where that would be less than senders need to get the
+// rate: what would leave later is dropped, so that they notice. Whatever passes has to fit into fq (package qdisc says
+// how much that holds): a packet that fq drops has taken its time from the pod.
 enum {
-	HORIZON = 2000000000, // ns: what would leave later is dropped, so that senders notice
+	WAIT = 100000000,     // ns
+	ROOM = 512 << 10,     // bytes
+	HORIZON = 2000000000, // ns: never longer, neither for a limit nor because a socket asks for it
 	NS_PER_S = 1000000000,
 };
+
+static __always_inline __u64 patience(__u64 rate)
+{
+	__u64 ns = (__u64)ROOM * 8 * NS_PER_S / rate;
+
+	if (ns < WAIT)
+		return WAIT;
+	return ns < HORIZON ? ns : HORIZON;
+}
 
 // The sender's address; nobody's where it isn't known. The programs before us have looked no further than this one.
 static __always_inline void source_of(struct __sk_buff *ctx, struct address *a)
@@ -32,7 +46,7 @@ static __always_inline void source_of(struct __sk_buff *ctx, struct address *a)
 // others don't wait for. Lengths are those of the frames that will be on the wire.
 static __always_inline int pace_pod(struct __sk_buff *ctx)
 {
-	__u64 now, wanted, at, takes;
+	__u64 now, wanted, at, takes, rate, most;
 	struct address from = {};
 	struct pace *p;
 	int late;
@@ -43,9 +57,13 @@ static __always_inline int pace_pod(struct __sk_buff *ctx)
 		from = p->with;
 		p = bpf_map_lookup_elem(&paces, &from);
 	}
-	if (!p || !p->rate)
+	if (!p)
 		return PASS;
-	takes = (__u64)ctx->wire_len * 8 * NS_PER_S / p->rate;
+	rate = p->rate;
+	if (!rate)
+		return PASS;
+	takes = (__u64)ctx->wire_len * 8 * NS_PER_S / rate;
+	most = patience(rate);
 	now = bpf_ktime_get_ns();
 	wanted = ctx->tstamp;
 	if (wanted > now + HORIZON) // by another clock, or to keep us busy
@@ -54,7 +72,7 @@ static __always_inline int pace_pod(struct __sk_buff *ctx)
 	at = p->next;
 	if (at < now)
 		at = now;
-	late = at > now + HORIZON;
+	late = at > now + most;
 	if (!late)
 		p->next = at + takes;
 	bpf_spin_unlock(&p->lock);

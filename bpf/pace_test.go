@@ -73,9 +73,9 @@ func TestPace(t *testing.T) {
 		if ret != pass || at < begun || at > now(t) {
 			t.Fatalf("%s: the first packet may leave at %d, not at once, %d; %d", object, at, begun, int32(ret))
 		}
-		// A third of a second's worth, which takes less to send to the program: each goes as soon as the one before has had its time.
+		// Nearly half a second's worth, which takes less to send to the program: each goes as soon as the one before has had its time.
 		first, sent := at, uint64(1500)
-		for i := range 20 {
+		for i := range 8 {
 			from, to := h.client, h.outside
 			if i%2 == 1 {
 				from, to = h6.client, h6.outside
@@ -124,6 +124,30 @@ func TestPaceHorizon(t *testing.T) {
 	}
 	if next := p.next(h.client); next != late {
 		t.Errorf("what is dropped takes %d ns", next-late)
+	}
+}
+
+// Packets wait for 100 ms, or for as long as 512 KiB take, but never more than 2 s.
+func TestPacePatience(t *testing.T) {
+	p := newPath(t, "forward", map[string]uint32{"pace": 1})
+	h := bothFamilies[0]
+	in := frame{src: on(h.client, 1000), dst: on(h.outside, 2000), proto: UDP, payload: "x"}
+	for _, c := range []struct {
+		rate uint64
+		wait time.Duration
+		want uint32
+	}{
+		{1e6, 1800 * time.Millisecond, pass}, // 512 KiB take 4.2 s
+		{1e6, time.Hour, shot},
+		{10e6, 400 * time.Millisecond, pass}, // and here 0.42 s
+		{10e6, 1800 * time.Millisecond, shot},
+		{1e9, 90 * time.Millisecond, pass},
+		{1e9, 1800 * time.Millisecond, shot},
+	} {
+		p.put("paces", AddressOf(h.client), Pace{Rate: c.rate, Next: now(t) + uint64(c.wait)})
+		if ret, _ := p.stamp(in, 1500, 0); ret != c.want {
+			t.Errorf("at %d bit/s, after %v: %d, expected %d", c.rate, c.wait, int32(ret), int32(c.want))
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ type Qdisc struct {
 	Kind           string // "fq", "mq", ...
 	// Rate is that of a tbf, in bytes per second; else 0.
 	Rate uint64
+	// Packets is how many an fq holds, and FlowPackets how many of one flow; else 0.
+	Packets, FlowPackets uint32
 }
 
 // Root reports whether the device sends by it.
@@ -22,8 +24,10 @@ func (q Qdisc) Root() bool { return q.Parent == netlink.HANDLE_ROOT }
 
 // Numbers of linux/pkt_sched.h.
 const (
-	tbfParms  = 1 // TCA_TBF_PARMS
-	tbfRate64 = 4 // TCA_TBF_RATE64
+	tbfParms          = 1 // TCA_TBF_PARMS
+	tbfRate64         = 4 // TCA_TBF_RATE64
+	fqPacketLimit     = 1 // TCA_FQ_PLIMIT
+	fqFlowPacketLimit = 2 // TCA_FQ_FLOW_PLIMIT
 )
 
 func (c *conn) qdiscs() (qdiscs []Qdisc, err error) {
@@ -43,8 +47,11 @@ func (c *conn) qdiscs() (qdiscs []Qdisc, err error) {
 				options = a.value
 			}
 		}
-		if q.Kind == "tbf" {
+		switch q.Kind {
+		case "tbf":
 			q.Rate = tbfRate(options)
+		case "fq":
+			q.Packets, q.FlowPackets = fqLimits(options)
 		}
 		qdiscs = append(qdiscs, q)
 		return nil
@@ -66,4 +73,16 @@ func tbfRate(options []byte) (rate uint64) {
 		}
 	}
 	return rate
+}
+
+func fqLimits(options []byte) (packets, flowPackets uint32) {
+	for a := range attrs(options) {
+		switch {
+		case a.kind == fqPacketLimit && len(a.value) >= 4:
+			packets = nl.NativeEndian().Uint32(a.value)
+		case a.kind == fqFlowPacketLimit && len(a.value) >= 4:
+			flowPackets = nl.NativeEndian().Uint32(a.value)
+		}
+	}
+	return packets, flowPackets
 }

@@ -39,7 +39,7 @@ type Qdisc struct {
 
 	// What follows is observed only.
 
-	// Faults is what isn't as plumb makes it: a queue without fq.
+	// Faults is what isn't as plumb makes it: a queue without fq, or an fq that holds another number of packets.
 	Faults string
 	// Handle is that of somebody else's: "1:".
 	Handle string

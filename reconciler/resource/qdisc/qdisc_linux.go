@@ -68,11 +68,19 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Qdisc) (owned, fo
 func observe(ns *host.NS, l *host.Link, list []host.Qdisc, top host.Qdisc) (Qdisc, error) {
 	q := Qdisc{NetNS: ns.Name, Dev: l.Name, Type: top.Kind, Rate: top.Rate * 8}
 	switch top.Kind {
+	case FQ:
+		if !holds(top) {
+			q.Faults = held(top)
+		}
 	case mq:
 		q.Type = FQ
 		var faults []string
 		for _, child := range others(list, l) {
-			faults = append(faults, fmt.Sprintf("queue %d has %s", child.Parent&0xffff, child.Kind))
+			text := "has " + child.Kind
+			if child.Kind == FQ {
+				text = held(child)
+			}
+			faults = append(faults, fmt.Sprintf("queue %d %s", child.Parent&0xffff, text))
 		}
 		slices.Sort(faults)
 		q.Faults = strings.Join(faults, ", ")
@@ -88,11 +96,30 @@ func observe(ns *host.NS, l *host.Link, list []host.Qdisc, top host.Qdisc) (Qdis
 	return q, nil
 }
 
-// others are the qdiscs of single queues of a device that aren't fq.
+// An fq holds so many packets, and so many of one flow. What limits let wait has to fit, or its time is lost with it: packets
+// that came through the node's stack have no socket any more, which would make their sender wait; the kernel's 10,000 and 100
+// are for such that have.
+const (
+	packets     = 40000
+	flowPackets = 10000
+)
+
+func holds(q host.Qdisc) bool { return q.Packets == packets && q.FlowPackets == flowPackets }
+
+func held(q host.Qdisc) string { return fmt.Sprintf("holds %d packets, %d of a flow", q.Packets, q.FlowPackets) }
+
+// fq is one as plumb makes it.
+func fq(a netlink.QdiscAttrs) netlink.Qdisc {
+	q := netlink.NewFq(a)
+	q.PacketLimit, q.FlowPacketLimit = packets, flowPackets
+	return q
+}
+
+// others are the qdiscs of single queues of a device that aren't an fq as plumb makes them.
 func others(list []host.Qdisc, l *host.Link) []host.Qdisc {
 	var found []host.Qdisc
 	for _, q := range list {
-		if q.LinkIndex == l.Index && q.Parent != netlink.HANDLE_ROOT && q.Parent>>16 == root>>16 && q.Kind != FQ {
+		if q.LinkIndex == l.Index && q.Parent != netlink.HANDLE_ROOT && q.Parent>>16 == root>>16 && (q.Kind != FQ || !holds(q)) {
 			found = append(found, q)
 		}
 	}
@@ -143,7 +170,7 @@ func (Ops) Update(_ context.Context, h *host.Host, from, to Qdisc) error {
 	if err != nil {
 		return fmt.Errorf("update %s: %w", to.ID(), err)
 	}
-	if from.Rate/8 != to.Rate/8 {
+	if from.Rate/8 != to.Rate/8 || from.Faults != "" && l.TxQueues <= 1 {
 		top, err := to.top(l)
 		if err != nil {
 			return fmt.Errorf("update %s: %w", to.ID(), err)
@@ -198,11 +225,10 @@ func attrs(l *host.Link) netlink.QdiscAttrs {
 func (q Qdisc) top(l *host.Link) (netlink.Qdisc, error) {
 	switch q.Type {
 	case FQ:
-		kind := FQ
 		if l.TxQueues > 1 {
-			kind = mq
+			return &netlink.GenericQdisc{QdiscAttrs: attrs(l), QdiscType: mq}, nil
 		}
-		return &netlink.GenericQdisc{QdiscAttrs: attrs(l), QdiscType: kind}, nil // as the kernel makes it
+		return fq(attrs(l)), nil
 	case TBF:
 		rate := q.Rate / 8
 		burst := burst(rate)
@@ -233,8 +259,7 @@ func (q Qdisc) fillQueues(h *host.Host, ns *host.NS, l *host.Link) error {
 	}
 	for _, child := range others(list, l) {
 		h.Wrote("create %s for queue %d", q.ID(), child.Parent&0xffff)
-		err := ns.Handle().QdiscReplace(&netlink.GenericQdisc{QdiscType: FQ,
-			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Index, Parent: child.Parent}})
+		err := ns.Handle().QdiscReplace(fq(netlink.QdiscAttrs{LinkIndex: l.Index, Parent: child.Parent}))
 		if err != nil {
 			return fmt.Errorf("create %s for queue %d: %w", q.ID(), child.Parent&0xffff, unavailable(q, err))
 		}

@@ -188,6 +188,56 @@ func TestQueueOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// An fq that holds as little as the kernel's own is a fault, also for a single queue, and is changed while it works.
+func TestLimitsOfFQ(t *testing.T) {
+	h := kindtest.Root(t)
+	queues(t, h)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dev, c := range map[string]struct {
+		parent, handle uint32
+		fault          string
+	}{
+		"br1":  {netlink.HANDLE_ROOT, resource.QdiscMajor << 16, "holds 10000 packets, 100 of a flow"},
+		"eth1": {resource.QdiscMajor<<16 | 2, 0, "queue 2 holds 10000 packets, 100 of a flow"},
+	} {
+		q := qdisc.Qdisc{Dev: dev, Type: qdisc.FQ}
+		create(t, h, q)
+		l, err := ns.Link(dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		little := netlink.NewFq(netlink.QdiscAttrs{LinkIndex: l.Index, Parent: c.parent, Handle: c.handle})
+		little.PacketLimit, little.FlowPacketLimit = 10000, 100
+		if err := ns.Handle().QdiscReplace(little); err != nil {
+			t.Fatal(err)
+		}
+		before := list(t, h, dev)
+		for _, fault := range []string{c.fault, ""} {
+			h.Forget()
+			owned, _, err := (qdisc.Ops{}).Observe(t.Context(), h, []qdisc.Qdisc{q})
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(owned, func(o qdisc.Qdisc) bool { return o.Dev == dev })
+			if i < 0 || owned[i].Faults != fault {
+				t.Fatalf("observed %+v, expected fault %q of %s", owned, fault, dev)
+			}
+			if fault == "" {
+				break
+			}
+			if err := (qdisc.Ops{}).Update(t.Context(), h, owned[i], q); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if now := list(t, h, dev); !slices.Equal(now, before) {
+			t.Errorf("%s had %q, now %q", dev, before, now)
+		}
+	}
+}
+
 // Ours is found on pods' devices too, without being asked for, and goes with the link.
 func TestInPod(t *testing.T) {
 	h := kindtest.Root(t)
