@@ -96,7 +96,8 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	if d.waits = ""; d.isSuspended() {
 		return 0
 	}
-	whole := !d.whole.IsZero() && time.Since(d.whole) >= d.Interval
+	// What made a look fail may be a machine that isn't any more what the files were compiled for.
+	whole := d.failed || !d.whole.IsZero() && time.Since(d.whole) >= d.Interval
 	if whole {
 		d.reconsider(ctx)
 	}
@@ -135,6 +136,7 @@ func (d *Daemon) cycle(ctx context.Context) (retry time.Duration) {
 	if ctx.Err() != nil {
 		return 0
 	}
+	d.failed = err != nil
 	d.tellError("a cycle failed", err)
 	if err != nil {
 		d.waits = err.Error()

@@ -62,6 +62,7 @@ type Daemon struct {
 	last               *history.Revision // the one that was read or written last, without its configuration
 	backoff            backoff
 	whole              time.Time         // when the last full look was; zero where one is due
+	failed             bool              // the last cycle did
 	unreachable        error             // why commands can't reach the daemon
 	errors             map[string]string // of the daemon's own, by what failed
 	idle               int               // events in a row that led to nothing

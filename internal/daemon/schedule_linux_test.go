@@ -16,6 +16,7 @@ import (
 	"plumb.internal/plumb/reconciler/features"
 	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/hostfile"
 )
 
 // TestRunFollowsMachine: what was compiled for a machine that could do something else is compiled again.
@@ -49,6 +50,40 @@ func TestRunFollowsMachine(t *testing.T) {
 	if s := w.d.Status(); s.InForce.From != "files" || s.InForce.Revision != 1 {
 		t.Errorf("in force is %+v, want the files, which are revision 1", s.InForce)
 	}
+}
+
+// TestRunLosesSetting: what the files ask for of a machine that hasn't got it any more keeps nothing else from being mended.
+func TestRunLosesSetting(t *testing.T) {
+	w := newWorld(t, twoPods+`tuning: host: cpuGovernor: "auto"`)
+	machine := t.TempDir()
+	governor := filepath.Join(machine, hostfile.Governor("policy0"))
+	w.must(os.MkdirAll(filepath.Dir(governor), 0o755))
+	w.must(os.WriteFile(governor, []byte("schedutil\n"), 0o644))
+	var gone atomic.Bool
+	w.run(func(o *Options) {
+		o.Host.Machine = machine
+		all := o.Features
+		o.Features = func(ctx context.Context) (*features.Set, error) {
+			set, err := all(ctx)
+			if err != nil {
+				return nil, err
+			}
+			facts := *set.Host
+			if facts.Guest, facts.Governors = false, map[string][]string{}; !gone.Load() {
+				facts.Governors["policy0"] = []string{"performance", "schedutil"}
+			}
+			set.Host = &facts
+			return set, nil
+		}
+	})
+	w.await("first cycle", converged)
+	if text, err := os.ReadFile(governor); err != nil || strings.TrimSpace(string(text)) != "performance" {
+		t.Fatalf("the governor is %q, %v", text, err)
+	}
+	gone.Store(true)
+	w.must(os.Remove(governor))
+	w.must(w.root().LinkDel(mustLink(w, "", w.hostDev("web")))) // which has everything looked at
+	w.await("pod's link", func(s api.Status) bool { return converged(s) && w.link("web", "eth0") != nil })
 }
 
 // TestRunWithoutHistory mends what there is to mend though nothing can be written down, and says so.
