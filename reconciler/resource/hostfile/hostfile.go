@@ -24,6 +24,9 @@ type File struct {
 	// Value is a word or a number; a set of processors is a list ("0-3,6") whatever form the file has.
 	Value string
 	From  string
+
+	// gone says of an observed one that there is only a record left of it.
+	gone bool
 }
 
 // Governor is the file that says how a group of processors finds its frequency. policy is "policy0".
@@ -118,6 +121,14 @@ func (f File) Describe() string { return f.Path + " = " + f.Value }
 
 // Recorded implements resource.Recorder: the value from before is on record.
 func (f File) Recorded() bool { return true }
+
+// Restored implements resource.Restorer: what is gone with its device can't be brought back.
+func (f File) Restored(*resource.Found) resource.Resource {
+	if f.gone {
+		return nil
+	}
+	return f
+}
 
 // Ops implements reconciler.Ops for files of the machine.
 type Ops struct{}

@@ -61,8 +61,10 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []File) (owned, forei
 				continue
 			case !absent(err):
 				return err
+			default:
+				f.gone = true // with its device: only the record is left
 			}
-			owned = append(owned, f) // with no value: gone with its device, only the record is left
+			owned = append(owned, f)
 		}
 		return nil
 	})

@@ -12,6 +12,7 @@ import (
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/kindtest"
 	"plumb.internal/plumb/internal/netns"
+	"plumb.internal/plumb/reconciler/resource"
 	"plumb.internal/plumb/reconciler/resource/hostfile"
 )
 
@@ -222,6 +223,10 @@ func TestGone(t *testing.T) {
 	owned, _, err := (hostfile.Ops{}).Observe(t.Context(), h, nil)
 	if err != nil || len(owned) != 1 {
 		t.Fatalf("owned: %v, %v", owned, err)
+	}
+	// Nor can who comes back to this state ask for it.
+	if back := resource.Restored(resource.State{f.ID(): owned[0]}); len(back) != 0 {
+		t.Errorf("to come back to: %v", back)
 	}
 	remove(t, h, owned[0])
 	if w := h.Warnings(); len(w) != 0 {
