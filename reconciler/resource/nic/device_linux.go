@@ -25,6 +25,9 @@ var linkAttrs = map[Setting]int{
 	GSO4: unix.IFLA_GSO_IPV4_MAX_SIZE, GRO4: unix.IFLA_GRO_IPV4_MAX_SIZE,
 }
 
+// takenAlong are the sizes of IPv4 that the kernel makes plain with those of all where these become so. They are somebody's.
+var takenAlong = map[Setting]Setting{GSO: GSO4, GRO: GRO4}
+
 // ofGroup are the settings of a group that a device has. A kernel that doesn't know a size doesn't tell it.
 func (d *device) ofGroup(g group) (Values, error) {
 	values := Values{}
@@ -83,6 +86,11 @@ func (d *device) write(h *host.Host, n NIC, g group, values Values) error {
 	before, err := d.ofGroup(g)
 	if err != nil {
 		return err
+	}
+	for both, v4 := range takenAlong {
+		if v, ok := values[both]; ok && v <= plain && before[v4] > plain && values[v4] == 0 {
+			values[v4] = before[v4]
+		}
 	}
 	h.Wrote("set %s", NIC{Dev: n.ID().String(), Values: values}.Describe())
 	err = d.send(g, values)

@@ -275,6 +275,24 @@ func TestBothEnds(t *testing.T) {
 	}
 }
 
+// What somebody made large for IPv4 stays so, though the kernel makes it plain with the sizes of all.
+func TestOthersLargeIPv4(t *testing.T) {
+	h := kindtest.Root(t)
+	bigTCP(t, h)
+	by(t, h, "eth0", func(nl *netlink.Handle, l netlink.Link) error {
+		return errors.Join(nl.LinkSetGSOIPv4MaxSize(l, big), nl.LinkSetGROIPv4MaxSize(l, big))
+	})
+	n := nic.NIC{Dev: "eth0", Values: nic.Values{nic.GSO: big, nic.GRO: big, nic.GSO4: big, nic.GRO4: big}}
+	h.Forget()
+	update(t, h, n)
+	remove(t, h, n)
+	h.Forget()
+	now := look(t, h, "", "eth0")
+	if now.GSOMaxSize != plain || now.GROMaxSize != plain || now.GSOIPv4MaxSize != big || now.GROIPv4MaxSize != big {
+		t.Errorf("afterwards %d, %d, of IPv4 %d, %d", now.GSOMaxSize, now.GROMaxSize, now.GSOIPv4MaxSize, now.GROIPv4MaxSize)
+	}
+}
+
 // What a device hasn't got is found before anything is written; what the driver alters is an error, and is put back.
 func TestErrors(t *testing.T) {
 	h := kindtest.Root(t)
