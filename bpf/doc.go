@@ -56,9 +56,10 @@ fragments would be. At its last hop a packet passes the stack, which answers it.
 
 With host_routing, from_pod asks the kernel's routes (bpf_fib_lookup) where a packet for no pod of the node leads. If that is
 one of `uplinks`, it takes one hop off, counts it (`routed`) and hands the packet to bpf_redirect_neigh with the next hop; a
-neighbour that isn't known yet is asked for there, and nobody tells the pod if none answers. uplink_ingress hands what is for
-a pod that has a pair to it, as from_pod does between pods. Neither the node's hooks of netfilter nor its connection table see any
-of that.
+neighbour that isn't known yet is asked for there, and nobody tells the pod if none answers. To have the stack ask would bring
+the pod an error; but then the stack has to let the packet through, and a firewall that drops what it saw no beginning of would keep
+an uplink's neighbour unknown for good. uplink_ingress hands what is for a pod that has a pair to it, as from_pod does between
+pods. Neither the node's hooks of netfilter nor its connection table see any of that.
 
 All else passes the stack, which answers or routes it: what is for the node itself or for another device, what a route refuses,
 what is at its last hop, has options that routers look at, or doesn't fit; what comes for a macvlan or ipvlan pod, or says
