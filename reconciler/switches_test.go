@@ -18,7 +18,8 @@ func TestSwitches(t *testing.T) {
 	program := func(dev, name string) bpflink.Attachment {
 		return bpflink.Attachment{Dev: dev, Hook: bpflink.Ingress, Program: resource.ID{Kind: "bpfprog", Name: name}}
 	}
-	plain, straight, arrivals, gone := program("pl-web", "from_pod.1"), program("pl-web", "from_pod.2"), program("eth0", "uplink_ingress.1"), program("pl-old", "from_pod.1")
+	plain, straight := program("pl-web", "from_pod.1"), program("pl-web", "from_pod.2")
+	arrivals, gone := program("eth0", "uplink_ingress.1"), program("pl-old", "from_pod.1")
 	order := func(changes ...resource.Change) func(resource.Resource) int {
 		t.Helper()
 		g := newGraph(changes)
