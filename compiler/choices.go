@@ -192,7 +192,7 @@ var settings = []setting{
 			"What two nodes send each other, and what leaves for elsewhere, is tracked.",
 		options: []option{
 			{value: "on", needs: []features.Feature{features.NFTNotrack}, unfit: tracking,
-				unless: "nftables carries the services, or routing.hostRouting isn't legacy",
+				unless: "nftables carries the services, or routing.hostRouting isn't legacy and the node has all uplinks that it names, one at least",
 				why:    "what pods and nodes send each other takes no room in the connection table; all else is tracked"},
 			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
 		},
@@ -412,13 +412,19 @@ func (s *situation) uplinks() (there, gone []string) {
 	return there, gone
 }
 
+// covered reports whether what leaves the node goes straight too: its uplinks are named, and all of them are there.
+func (s *situation) covered() bool {
+	there, gone := s.uplinks()
+	return len(there) > 0 && len(gone) == 0
+}
+
 // tracking says what connections have to be tracked for, or why they aren't anyway.
 func tracking(s *situation) string {
 	switch {
 	case s.way == wayNftables:
 		return "nftables carries the services, and what it translates has to be tracked to be translated back"
-	case s.straight:
-		return "routing.hostRouting isn't legacy: what pods send doesn't pass connection tracking anyway"
+	case s.straight && s.covered():
+		return "routing.hostRouting isn't legacy: what pods send each other and other hosts doesn't pass connection tracking anyway"
 	}
 	return ""
 }

@@ -86,6 +86,10 @@ var cases = []struct {
 	{hostRouting, "bpf", "a firewall", nil},
 	{conntrackBypass, "auto", "a firewall", nil},
 	{masquerading, "auto", "with an address, a firewall", addressed},
+	{conntrackBypass, "auto", "no uplink", func(c *schema.Config) { c.Nodes["n"] = schema.Node{PodCIDRs: []string{"10.0.0.0/24"}} }},
+	{conntrackBypass, "auto", "an uplink that is gone", func(c *schema.Config) {
+		c.Nodes["n"] = schema.Node{PodCIDRs: []string{"10.0.0.0/24"}, Uplinks: []string{"eth0", "gone0"}}
+	}},
 	{conntrackBypass, "on", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "auto", "legacy", func(c *schema.Config) { c.Routing.HostRouting = "legacy" }},
 	{conntrackBypass, "on", "legacy, nftables", func(c *schema.Config) { c.Routing.HostRouting, c.Routing.Services = "legacy", wayNftables }},
