@@ -148,7 +148,8 @@ var settings = []setting{
 		subject: masquerading,
 		doc: "Whose address pods have where they leave by an uplink: the node's, but for what they send to pods, nodes and " +
 			"routing.masqueradeExclude. If left out they have their own everywhere, as with off. What began before goes on as it began: " +
-			"connections that bpf carries survive every change but that the field is left out again; those that nftables carries end with nftables.",
+			"connections that bpf carries survive every change but that the field is left out again; those that nftables carries end with nftables, which the plan " +
+			"announces where there are any, and --allow-disruption allows.",
 		refused: "masquerade can't be %s",
 		options: []option{
 			{value: masqueradeBPF, needs: []features.Feature{features.GlobalData, features.MapLRUHash, features.MapLPMTrie},

@@ -58,16 +58,18 @@ func (d *differ) carried() map[resource.FrontendKey]bool {
 	return d.frontends
 }
 
-// explain says why an object goes that isn't what the files no longer name.
+// explain says why an object goes that isn't what the files no longer name, and what ends with it or with its change.
 func explain(c *resource.Change) {
-	switch n := worth(c.Before); {
-	case c.Action != resource.Delete || c.Reason != unnamed || gone(c):
-	case n == 0:
+	if gone(c) {
+		return
+	}
+	if c.Action == resource.Delete && c.Reason == unnamed {
 		c.Reason = "no longer needed"
-	default:
-		c.Reason = "services are carried another way"
-		if c.Disruption.Level() >= resource.DisruptsPod.Level() {
-			c.Reason += ", and established connections end"
+		if worth(c.Before) > 0 {
+			c.Reason = "services are carried another way"
 		}
+	}
+	if _, ok := c.Before.(resource.Carrier); ok && c.Disruption.Level() >= resource.DisruptsPod.Level() {
+		c.Reason += ", and established connections end"
 	}
 }

@@ -56,6 +56,26 @@ func frontendsOf(n int) (fs []resource.Frontend) {
 	return fs
 }
 
+// What ends with a table, or with a change of it, is said whatever the table is for.
+func TestEndingConnections(t *testing.T) {
+	for action, want := range map[resource.Action]string{
+		resource.Delete: "no longer needed, and established connections end",
+		resource.Update: "drift or change: masqueraded, and established connections end",
+	} {
+		c := resource.Change{Action: action, Before: nft.Table{}, Reason: unnamed, Disruption: resource.DisruptsPod}
+		if action == resource.Update {
+			c.Reason = "drift or change: masqueraded"
+		}
+		if explain(&c); c.Reason != want {
+			t.Errorf("%s: %s, want %s", action, c.Reason, want)
+		}
+		c.Disruption, c.Reason = resource.DisruptsNewFlows, unnamed
+		if explain(&c); c.Reason == want {
+			t.Errorf("%s of an idle table: %s", action, c.Reason)
+		}
+	}
+}
+
 // Services that change the way that they are carried are still named: what they were carried by doesn't count as
 // deleted, and connections that end need --allow-disruption. What the files no longer name counts in every way.
 func TestWayOfServices(t *testing.T) {

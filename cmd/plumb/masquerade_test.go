@@ -189,6 +189,62 @@ func TestMasquerade(t *testing.T) {
 	b.run("plumb", "exec", "web", "--", "ping", "-c", "2", "-W", "5", b.far[1].String())
 }
 
+// Connections that nftables masquerades end with it, so their end is announced and has to be allowed; those that eBPF
+// masquerades live on, and nobody is asked.
+func TestMasqueradeEnds(t *testing.T) {
+	b, own := newMasquerading(t)
+	masquerade := func(how string, allow ...string) (string, error) {
+		b.write("masquerade.cue", fmt.Sprintf("package plumb\nrouting: masquerade: %q\n", how))
+		out, err := inLab(t, b.lab, append([]string{"apply", "--yes"}, allow...)...).CombinedOutput()
+		return string(out), err
+	}
+	open := func() net.Conn {
+		t.Helper()
+		c, err := b.dial("client", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if got, err := who(c); err != nil || got != own[0] {
+			t.Fatalf("a new connection is seen as %q, not %q: %v", got, own[0], err)
+		}
+		return c
+	}
+	b.masquerading("nftables")
+	for _, to := range []string{"bpf", "off"} {
+		c := open()
+		out, err := masquerade(to)
+		if err == nil || !strings.Contains(out, "established connections end") || !strings.Contains(out, "need --allow-disruption") {
+			t.Errorf("from nftables to %s: connections end without a word: %v\n%s", to, err, out)
+		}
+		if got, err := who(c); err != nil || got != own[0] {
+			t.Errorf("what was refused is done: seen as %q: %v", got, err)
+		}
+		if out, err := masquerade(to, "--allow-disruption"); err != nil {
+			t.Fatalf("to %s: %v\n%s", to, err, out)
+		}
+		if got, err := who(c); err == nil {
+			t.Errorf("from nftables to %s: it was said to end, and is seen as %q", to, got)
+		}
+		b.forget()
+		if out, err := masquerade("nftables"); err != nil {
+			t.Fatalf("from %s to nftables: %v\n%s", to, err, out)
+		}
+	}
+	if out, err := masquerade("bpf"); err != nil {
+		t.Fatalf("with nothing under way: %v\n%s", err, out)
+	}
+	c := open()
+	for _, to := range []string{"nftables", "bpf", "off", "bpf"} {
+		if out, err := masquerade(to); err != nil {
+			t.Fatalf("to %s: %v\n%s", to, err, out)
+		}
+		if got, err := who(c); err != nil || got != own[0] {
+			t.Errorf("to %s: a connection of eBPF is seen as %q, not %q: %v", to, got, own[0], err)
+		}
+	}
+}
+
 // retransmitted is how many segments a pod had to send again.
 func (b *beyond) retransmitted(pod string) (n int) {
 	b.Helper()

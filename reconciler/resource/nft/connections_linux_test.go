@@ -2,6 +2,7 @@ package nft_test
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 
 	"plumb.internal/plumb/internal/kindtest"
@@ -45,5 +46,10 @@ func TestConnections(t *testing.T) {
 	expect(1, resource.DisruptsPod)
 	if table := observe(t, n.Host, nft.Table{}); table.Disruption(resource.Delete, table) != resource.DisruptsNewFlows {
 		t.Error("the connection table was read though the table stays")
+	}
+	// It stays, and leads nothing any more.
+	kept := nft.Table{Masquerade: nft.Masquerade{Pods: nft.Ranges([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}), Uplinks: []string{"eth0"}}}
+	if table := observe(t, n.Host, kept); kept.Disruption(resource.Update, table) != resource.DisruptsPod {
+		t.Error("a table that only masquerades from now on cuts nobody")
 	}
 }

@@ -33,7 +33,7 @@ func (Ops) Observe(_ context.Context, h *host.Host, wanted []Table) (owned, fore
 			return nil
 		}
 		t, err := observe()
-		if gone := len(wanted) == 0 || wanted[0].Bypasses(); err == nil && gone && len(t.Frontends) > 0 {
+		if gone := len(wanted) == 0 || !wanted[0].Serves(); err == nil && gone && len(t.Frontends) > 0 {
 			t.busy, err = busy(t)
 		}
 		if gone := len(wanted) == 0 || !wanted[0].Masquerades(); err == nil && gone && t.Masquerades() && !t.busy {
