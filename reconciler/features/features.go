@@ -55,7 +55,7 @@ type Device struct {
 	// Qdisc is the root queueing discipline that somebody configured, with its handle: "htb 1:". It is "" for the kernel's own
 	// choice and for plumb's.
 	Qdisc string `json:"qdisc,omitempty"`
-	// IRQs are the numbers of the device's interrupts, those of its queues as far as their names tell.
+	// IRQs are the numbers of the device's interrupts, those of its queues as far as their names tell; those of one kind stand together.
 	IRQs []int `json:"irqs,omitempty"`
 	// LocalCPUs are the processors that the device's memory is near to, as a list; "" where the machine doesn't say.
 	LocalCPUs string `json:"local_cpus,omitempty"`

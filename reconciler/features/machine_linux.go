@@ -3,6 +3,7 @@ package features
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -129,7 +130,18 @@ func interruptsOf(names map[int][]string, own []int, called ...string) []int {
 			irqs = append(irqs, n)
 		}
 	}
-	slices.Sort(irqs)
+	// In the order of their numbers a driver may have a receive queue and a transmit queue in turn, and who serves them in turn
+	// too would have half of the processors receive. So those of one kind stand together.
+	kind := func(n int) string {
+		last := names[n][len(names[n])-1]
+		return strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' {
+				return -1
+			}
+			return r
+		}, last)
+	}
+	slices.SortFunc(irqs, func(a, b int) int { return cmp.Or(strings.Compare(kind(a), kind(b)), cmp.Compare(a, b)) })
 	return irqs
 }
 

@@ -21,6 +21,10 @@ func TestInterrupts(t *testing.T) {
  38:          0      22810 PCI-MSIX-0000:00:03.0   1-edge      virtio2-input.0
  39:      18815          0 PCI-MSIX-0000:00:03.0   2-edge      virtio2-output.0
  40:      18815          0 PCI-MSIX-0000:00:23.0   2-edge      virtio23-output.0
+ 41:          0      22810 PCI-MSIX-0000:00:04.0   1-edge      virtio3-input.0
+ 42:      18815          0 PCI-MSIX-0000:00:04.0   2-edge      virtio3-output.0
+ 43:          0      22810 PCI-MSIX-0000:00:04.0   3-edge      virtio3-input.1
+ 44:      18815          0 PCI-MSIX-0000:00:04.0   4-edge      virtio3-output.1
  50:          7          0     GICv3 143 Level     i2c, eth1
  51:          7          0     GICv3 144 Level     eth10
  52:          7          0     GICv3 145 Level     eth1-TxRx-0
@@ -35,6 +39,7 @@ NMI:          0          0   Non-maskable interrupts
 	}{
 		{[]int{37, 38, 39}, []string{"eth0", "virtio2"}, "[38 39]"},
 		{nil, []string{"eth0", "virtio2"}, "[38 39]"},
+		{nil, []string{"eth2", "virtio3"}, "[41 43 42 44]"},
 		{nil, []string{"eth1", "1f00c0000.ethernet"}, "[50 52]"},
 		{[]int{60, 61}, []string{"eth9", "0000:01:00.0"}, "[60 61]"},
 		{nil, []string{"eth9"}, "[]"},
