@@ -12,6 +12,8 @@ type record struct {
 	Key   string `json:"key"`
 	Prior string `json:"prior"`
 	Ours  string `json:"ours"`
+	// Earlier are those that were ours before: the change to the present one may have been cut off.
+	Earlier []string `json:"earlier,omitempty"`
 	// Along are the settings that the kernel changes along with this one.
 	Along []follower `json:"along,omitempty"`
 }

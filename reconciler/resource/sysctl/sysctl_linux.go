@@ -235,6 +235,9 @@ func set(h *host.Host, s Sysctl, fresh bool) error {
 			}
 			err = writeRecord(h, s, rec)
 		case rec.Ours != fold(s.Value):
+			if !slices.Contains(rec.Earlier, rec.Ours) {
+				rec.Earlier = append(rec.Earlier, rec.Ours)
+			}
 			rec.Ours = fold(s.Value)
 			err = writeRecord(h, s, rec)
 		}
@@ -293,7 +296,7 @@ func restore(h *host.Host, s Sysctl, rec *record) error {
 	if err != nil {
 		return err
 	}
-	if now != rec.Ours && now != fold(rec.Prior) {
+	if now != rec.Ours && now != fold(rec.Prior) && !slices.Contains(rec.Earlier, now) {
 		h.Warn("%s%s is %q now, which plumb didn't set: it stays (it was %q before plumb)", s.Key, in(s.NetNS), now, rec.Prior)
 		return nil
 	}

@@ -209,6 +209,37 @@ func TestFirstPrior(t *testing.T) {
 	}
 }
 
+// A change that was cut off between the record and the setting is undone all the same.
+func TestCutOffChange(t *testing.T) {
+	h := kindtest.Root(t)
+	set(t, h, "", "net.ipv4.conf.eth0.rp_filter", "0")
+	s := sysctl.Sysctl{Key: "net.ipv4.conf.eth0.rp_filter", Value: "2"}
+	update(t, h, s)
+	again, err := host.Open(h.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	func() {
+		defer func() { _ = recover() }()
+		again.OnWrite = func(n int, _ string) {
+			if n == 2 {
+				panic("killed")
+			}
+		}
+		update(t, again, sysctl.Sysctl{Key: s.Key, Value: "1"})
+	}()
+	if v := get(t, h, "", s.Key); v != "2" {
+		t.Fatalf("the kill came too late: the value is %s", v)
+	}
+	if err := (sysctl.Ops{}).Delete(t.Context(), h, s); err != nil {
+		t.Fatal(err)
+	}
+	if v := get(t, h, "", s.Key); v != "0" {
+		t.Errorf("the value is %s", v)
+	}
+}
+
 // What is larger already stays: all of it, or those numbers that are. Whatever was there comes back.
 func TestAtLeast(t *testing.T) {
 	const key = "net.ipv4.tcp_rmem"
