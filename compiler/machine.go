@@ -153,6 +153,11 @@ func (b *builder) place(dev, wanted, path, subject string) {
 	p.cpus, _ = resource.ParseCPUs(wanted)
 	if wanted == spread {
 		p.cpus, _ = resource.ParseCPUs(b.set.Host.OnlineCPUs)
+		// The kernel lets those that are kept apart do none of it (RPS), or they would be disturbed.
+		apart, _ := resource.ParseCPUs(b.set.Host.IsolatedCPUs)
+		if rest := slices.DeleteFunc(slices.Clone(p.cpus), func(cpu int) bool { return slices.Contains(apart, cpu) }); len(rest) > 0 {
+			p.cpus = rest
+		}
 		near, _ := resource.ParseCPUs(p.facts.LocalCPUs)
 		if near = p.cpus.And(near); len(near) > 0 {
 			p.cpus = near

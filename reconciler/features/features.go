@@ -75,6 +75,8 @@ type HostFacts struct {
 	Preempt string `json:"preempt,omitempty"`
 	// OnlineCPUs are the processors that run, as a list: "0-3"; "" where nobody looked.
 	OnlineCPUs string `json:"online_cpus,omitempty"`
+	// IsolatedCPUs are those of them that are kept free of what isn't placed there by name, as a list.
+	IsolatedCPUs string `json:"isolated_cpus,omitempty"`
 	// Governors are the ways to find a frequency, for each group of processors that shares one ("policy0"). It is empty where
 	// frequencies can't be set, and nil where nobody looked.
 	Governors map[string][]string `json:"governors,omitzero"`

@@ -67,7 +67,7 @@ func hostFacts() (*HostFacts, error) {
 		return nil, err
 	}
 	defer m.done()
-	facts.Guest, facts.OnlineCPUs, facts.Governors = m.guest, m.online, m.governors
+	facts.Guest, facts.OnlineCPUs, facts.IsolatedCPUs, facts.Governors = m.guest, m.online, m.isolated, m.governors
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Group == ownGroup || a.Flags&net.FlagLoopback != 0 {

@@ -15,6 +15,9 @@ func (h *HostFacts) machine(w io.Writer) {
 	if h.OnlineCPUs != "" {
 		fmt.Fprintf(w, "processors %s\n", h.OnlineCPUs)
 	}
+	if h.IsolatedCPUs != "" {
+		fmt.Fprintf(w, "processors %s are kept apart\n", h.IsolatedCPUs)
+	}
 	switch {
 	case h.Governors == nil:
 	case len(h.Governors) == 0:

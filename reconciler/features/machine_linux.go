@@ -20,6 +20,7 @@ type machine struct {
 	done      func()
 	guest     bool
 	online    string
+	isolated  string
 	governors map[string][]string
 	// interrupts are the names of those that are in use, by number.
 	interrupts map[int][]string
@@ -37,6 +38,7 @@ func lookAtMachine() (*machine, error) {
 		m.guest = ours != first
 	}
 	m.online = line("/sys/devices/system/cpu/online")
+	m.isolated = isolated(line("/sys/devices/system/cpu/isolated"), line("/sys/devices/system/cpu/nohz_full"))
 	policies, _ := filepath.Glob("/sys/devices/system/cpu/cpufreq/policy*") // it fails for bad patterns only
 	for _, p := range policies {
 		m.governors[filepath.Base(p)] = strings.Fields(line(filepath.Join(p, "scaling_available_governors")))
@@ -49,6 +51,11 @@ func lookAtMachine() (*machine, error) {
 		m.interrupts = interruptNames(data)
 	}
 	return m, nil
+}
+
+// isolated joins what was kept apart when the machine was booted. Old kernels say "(null)" of no processors.
+func isolated(lists ...string) string {
+	return strings.Join(slices.DeleteFunc(lists, func(l string) bool { return l == "" || l == "(null)" }), ",")
 }
 
 // line is what a file of one line holds; "" where there is none.

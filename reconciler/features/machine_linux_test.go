@@ -85,6 +85,14 @@ func TestFactsOfGuest(t *testing.T) {
 	f.Close()
 }
 
+func TestIsolated(t *testing.T) {
+	for _, c := range [][3]string{{"", "(null)", ""}, {"", "", ""}, {"2-3", "", "2-3"}, {"2-3", "3,6", "2-3,3,6"}} {
+		if got := isolated(c[0], c[1]); got != c[2] {
+			t.Errorf("of %q and %q: %q", c[0], c[1], got)
+		}
+	}
+}
+
 func TestCommonGovernors(t *testing.T) {
 	h := HostFacts{Governors: map[string][]string{"policy0": {"schedutil", "performance", "powersave"}, "policy4": {"performance", "schedutil"}}}
 	if got := h.CommonGovernors(); !slices.Equal(got, []string{"performance", "schedutil"}) {
