@@ -8,9 +8,11 @@ import (
 	"plumb.internal/plumb/reconciler/resource/bpflink"
 	"plumb.internal/plumb/reconciler/resource/bpfmap"
 	"plumb.internal/plumb/reconciler/resource/bpfprog"
+	"plumb.internal/plumb/reconciler/resource/exclusion"
 	"plumb.internal/plumb/reconciler/resource/nft"
 	"plumb.internal/plumb/reconciler/resource/nic"
 	svc "plumb.internal/plumb/reconciler/resource/service"
+	"plumb.internal/plumb/reconciler/resource/uplink"
 )
 
 // traceChoices notes for each choice which objects make it so: those of some kinds, or those that the same field asks for.
@@ -20,7 +22,12 @@ func (b *builder) traceChoices() {
 	for _, path := range b.askedBy {
 		asked[path] = true
 	}
+	var past []resource.ID // what works on packets on devices
 	for id, r := range b.out.State {
+		switch a, attached := r.(bpflink.Attachment); {
+		case attached && a.Dev != "" && a.Hook != bpflink.XDP, id.Kind == bpfprog.Kind, id.Kind == uplink.Kind, id.Kind == exclusion.Kind:
+			past = append(past, id)
+		}
 		switch id.Kind {
 		case bpflink.Kind, bpfmap.Kind, bpfprog.Kind, svc.Kind, nft.Kind, nic.Kind:
 			kinds[id.Kind] = append(kinds[id.Kind], id)
@@ -44,6 +51,8 @@ func (b *builder) traceChoices() {
 			c.Makes = slices.Concat(kinds[svc.Kind], kinds[nft.Kind])
 		case c.Subject == tuningMaps:
 			c.Makes = kinds[bpfmap.Kind]
+		case c.Subject == hostRouting && c.Chosen == "bpf", c.Subject == masquerading && c.Chosen == masqueradeBPF:
+			c.Makes = past
 		case c.Subject == hostRouting:
 			c.Makes = kinds[bpfprog.Kind]
 		case c.Subject == conntrackBypass && b.datapath.way != wayNftables:
