@@ -52,7 +52,7 @@ lint:
 check: lint test
 
 # All figures, in about an hour; with QUICK=1 in a few minutes, which is too little for what differs by less than 10 %.
-BENCH := compile run control daemon datapath routing icount programs
+BENCH := compile run control daemon datapath routing bandwidth icount programs
 bench: bin/plumb
 	.ci/deps run test vm
 	for b in $(BENCH); do $(GO) build -o bin/bench-$$b ./internal/bench/$$b || exit; done
@@ -66,6 +66,7 @@ ifdef QUICK
 	bin/bench-icount -routing -rounds 2 -count 200 -attach veth
 	bin/bench-datapath -rounds 10 -seconds 0.05 -services 1,1000
 	bin/bench-routing -rounds 10 -seconds 0.05
+	bin/bench-icount -bandwidth -attach veth -- -limits 10M -flows 8 -manager on -routing bpf -seconds 2 -bottleneck ''
 else
 	bin/bench-compile -n 1000
 	bin/bench-compile -n 10000 -runs 5
@@ -79,6 +80,8 @@ else
 	bin/bench-icount -routing -attach veth,netkit,bridge
 	bin/bench-datapath -seconds 0.1
 	bin/bench-routing -rounds 120
+	bin/bench-bandwidth -limits 10M,100M,1G -manager off -routing bpf -bottleneck ''
+	bin/bench-icount -bandwidth -attach veth
 endif
 
 demo: bin/plumb

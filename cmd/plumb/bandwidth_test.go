@@ -1,13 +1,10 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,13 +12,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
-
-// Figures are measured by hand: -limits 10M,100M -each 10s, and with -lossy those of bbr and cubic.
-var (
-	limitsAsked = flag.String("limits", "", "measure these limits, such as 10M,100M, instead of testing one")
-	eachAsked   = flag.Duration("each", 10*time.Second, "how long a limit is measured")
-	lossy       = flag.Bool("lossy", false, "measure congestion controls over a path that loses packets")
 )
 
 // flows are connections that send as fast as they can.
@@ -146,19 +136,10 @@ func (b *beyond) qdiscs() (all []string) {
 }
 
 // TestBandwidth limits what a pod sends and gets, from beyond the uplink and from its neighbour, changes the limits under way,
-// and takes them away.
+// and takes them away. Figures are those of internal/bench/bandwidth.
 func TestBandwidth(t *testing.T) {
 	b := newBeyond(t)
 	before := b.qdiscs()
-	if *limitsAsked != "" {
-		b.measure(strings.Split(*limitsAsked, ","))
-	}
-	if *lossy {
-		b.measureLossy()
-	}
-	if *limitsAsked != "" || *lossy {
-		return
-	}
 	// What the neighbour sends goes past no uplink, and yet by the queue.
 	b.limit("100M", "20M", "")
 	beside := send(t, 1, b.pod("client"), b.pod("web"), "10.0.0.20:7003")
@@ -185,69 +166,5 @@ func TestBandwidth(t *testing.T) {
 	b.run("plumb", "destroy", "--yes")
 	if after := b.qdiscs(); !slices.Equal(after, before) {
 		t.Errorf("qdiscs before: %q, after: %q", before, after)
-	}
-}
-
-// measure logs what becomes of limits, both ways, with one flow and with eight.
-func (b *beyond) measure(limits []string) {
-	for _, l := range limits {
-		b.Log(strings.ReplaceAll(b.limit(l, l, ""), "\n", "\n\t"))
-		for _, n := range []int{1, 8} {
-			for _, way := range []string{"out of a pod", "into a pod"} {
-				from, to, at := b.pod("client"), b.underlay, fmt.Sprintf("%s:7001", b.far[0])
-				if way == "into a pod" {
-					from, to, at = to, from, "10.0.0.10:7002"
-				}
-				f := send(b.T, n, from, to, at)
-				f.rate(2 * time.Second)
-				payload, frames := f.rate(*eachAsked)
-				b.Logf("FIGURE limit %s, %d flows, %s: %.3f Mbit/s of frames, %.3f of payload", l, n, way, frames/1e6, payload/1e6)
-				f.close()
-			}
-		}
-	}
-}
-
-// measureLossy logs what congestion controls make of a path of 20 ms that loses packets, with and without fq.
-func (b *beyond) measureLossy() {
-	commands := [][]string{
-		{"nft", "add table inet lossy; add chain inet lossy in { type filter hook input priority 0; }; add rule inet lossy in tcp dport 7001 numgen random mod 100 == 0 drop"},
-	}
-	err := handled(b.underlay, unix.NETLINK_ROUTE, func(h *netlink.Handle) error {
-		for _, argv := range commands {
-			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-				return fmt.Errorf("%v: %w: %s", argv, err, out)
-			}
-		}
-		links, err := h.LinkList()
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			if l.Attrs().Name == "lo" || l.Attrs().MasterIndex != 0 {
-				continue
-			}
-			err := h.QdiscAdd(netlink.NewNetem(netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: 1 << 16},
-				netlink.NetemQdiscAttrs{Latency: 20000}))
-			if err != nil {
-				return fmt.Errorf("netem on %s: %w", l.Attrs().Name, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, manager := range []string{"on", "off"} {
-		for _, control := range []string{"cubic", "bbr"} {
-			b.limit("40M", "1G", fmt.Sprintf("tuning: {bandwidthManager: %q, congestionControl: %q}", manager, control))
-			for _, n := range []int{1, 8} {
-				f := send(b.T, n, b.pod("client"), b.underlay, fmt.Sprintf("%s:7001", b.far[0]))
-				f.rate(2 * time.Second)
-				payload, _ := f.rate(*eachAsked / 2)
-				b.Logf("FIGURE 40M, 20 ms, 1 %% lost, bandwidthManager %s, %s, %d flows: %.2f Mbit/s of payload", manager, control, n, payload/1e6)
-				f.close()
-			}
-		}
 	}
 }

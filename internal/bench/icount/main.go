@@ -1,8 +1,10 @@
 // Command icount runs bench-datapath -count, or bench-routing -count, in a virtual machine whose clock counts instructions:
-// what a connection and a round trip cost by each path, the same on every machine and under every load.
+// what a connection and a round trip cost by each path, the same on every machine and under every load. It also runs
+// bench-bandwidth, whose connections are timed by that clock.
 //
 //	bench-icount [-kernel 6.12-amd64] [-attach veth,…] [-paths direct,…] [-services 1,1000] [-rounds N] [-count N]
 //	bench-icount -routing [-kernel 6.12-amd64] [-attach veth,…] [-rules none,0,1000] [-rounds N] [-count N]
+//	bench-icount -bandwidth [-kernel 6.12-amd64] [-attach veth,…] [-- arguments of bench-bandwidth]
 //
 // Client and server are one thread, on one processor, so that nothing waits for a scheduler, or with -apart two processes,
 // whose wakings are counted too; a nanosecond of the machine is one
@@ -32,6 +34,7 @@ func main() {
 	attach := flag.String("attach", "veth,netkit,bridge,macvlan,ipvlan-l2", "`names` of attachments")
 	paths := flag.String("paths", "direct,bare,programs,plumb,socket,packet,nft,kubeproxy", "`names` of paths; the others are compared with the first")
 	routing := flag.Bool("routing", false, "ways to a host behind the uplink, instead of paths to services")
+	bandwidth := flag.Bool("bandwidth", false, "limits of bandwidth, instead of paths to services")
 	rules := flag.String("rules", "none,0,1000", "`numbers` of rules in the firewall that these ways pass; none: without one")
 	services := flag.String("services", "1", "`numbers` of services on the node")
 	rounds := flag.Int("rounds", 5, "rounds over all paths of an attachment")
@@ -46,6 +49,9 @@ func main() {
 		program, argv = "routing", []string{"-rules", *rules}
 	}
 	argv = append(argv, "-rounds", strconv.Itoa(*rounds), "-count", strconv.Itoa(*count), "-apart="+strconv.FormatBool(*apart))
+	if *bandwidth {
+		program, argv = "bandwidth", flag.Args()
+	}
 	if err := run(ctx, *kernel, program, strings.Split(*attach, ","), argv, *timeout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-icount:", err)
 		os.Exit(1)

@@ -7,10 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"plumb.internal/plumb/bpf"
 	"plumb.internal/plumb/compiler"
 	"plumb.internal/plumb/internal/host"
 	"plumb.internal/plumb/internal/netns"
@@ -46,7 +49,7 @@ func (g *Ground) NewBed() (b *Bed, err error) {
 	if b.Far, err = netns.New(nil); err != nil {
 		return b, err
 	}
-	if err := b.uplink(); err != nil {
+	if err := b.uplink(max(g.Queues, 1)); err != nil {
 		return b, fmt.Errorf("make the uplink: %w", err)
 	}
 	g.made++
@@ -123,7 +126,7 @@ func (b *Bed) Close() error {
 }
 
 // uplink makes the node's uplink, whose other end is far away.
-func (b *Bed) uplink() error {
+func (b *Bed) uplink(queues int) error {
 	pair := func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
@@ -131,7 +134,7 @@ func (b *Bed) uplink() error {
 		}
 		defer h.Close()
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = Uplink
+		attrs.Name, attrs.NumTxQueues = Uplink, queues
 		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: Uplink, PeerNamespace: netlink.NsFd(int(b.Far.Fd()))}); err != nil {
 			return err
 		}
@@ -170,4 +173,25 @@ func write(sysctls map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// Counted is how many packets the programs have counted for a reason so far; 0 where there are none.
+func (b *Bed) Counted(reason string) (n uint64, err error) {
+	pins, err := filepath.Glob(filepath.Join(b.host.BPFFS, "maps", "counters:*"))
+	for _, pin := range pins {
+		m, err := ebpf.LoadPinnedMap(pin, nil)
+		if err != nil {
+			return 0, fmt.Errorf("open the counters: %w", err)
+		}
+		var cpus []bpf.Counted
+		err = m.Lookup(uint32(slices.Index(bpf.Counters[:], reason)), &cpus)
+		m.Close()
+		if err != nil {
+			return 0, fmt.Errorf("read counter %s: %w", reason, err)
+		}
+		for _, c := range cpus {
+			n += c.Packets
+		}
+	}
+	return n, err
 }

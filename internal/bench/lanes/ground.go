@@ -19,6 +19,7 @@ import (
 // Ground is what all beds stand on: folders in a mount namespace of this process's own, which goes with it.
 type Ground struct {
 	Features *features.Set // of this kernel
+	Queues   int           // that uplinks send by; 0: one
 	dir      string        // a file system in memory
 	bpffs    string        // another one
 	cgroups  string        // the folder of this process's cgroups
