@@ -9,10 +9,11 @@ import (
 // settleBypass decides whether the kernel tracks what pods send each other.
 func (b *builder) settleBypass() {
 	wanted, path := b.wish(b.node.Tuning.ConntrackBypass, b.cfg.Tuning.ConntrackBypass, conntrackBypass)
-	if !asks(wanted) {
+	s := b.situation()
+	if s.left = !asks(wanted); s.left {
 		path = b.node.path
 	}
-	if b.choose(conntrackBypass, wanted, path, b.situation()) == "on" {
+	if b.choose(conntrackBypass, wanted, path, s) == "on" {
 		b.tuned.bypassFrom, b.out.Untracked = path, true
 	}
 }

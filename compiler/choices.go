@@ -193,7 +193,8 @@ var settings = []setting{
 			"What two nodes send each other, and what leaves for elsewhere, is tracked.",
 		options: []option{
 			{value: "on", needs: []features.Feature{features.NFTNotrack}, unfit: tracking,
-				unless: "nftables carries the services, or routing.hostRouting isn't legacy and the node has all uplinks that it names, one at least",
+				unless: "nftables carries the services, or routing.hostRouting isn't legacy and the node has all uplinks that it names, one at least; " +
+					"for auto also if somebody else's rules translate addresses",
 				why:    "what pods and nodes send each other takes no room in the connection table; all else is tracked"},
 			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
 		},
@@ -380,12 +381,15 @@ func passed(s *situation) string {
 	if !s.left || s.set.Host == nil || len(s.set.Host.Firewall) == 0 {
 		return ""
 	}
-	names := s.set.Host.Firewall
-	more := ""
+	return fmt.Sprintf("packets of pods would pass by others' %s; if the files ask for \"bpf\" they do", firstOf(s.set.Host.Firewall))
+}
+
+// firstOf names the first of some, and says how many more there are.
+func firstOf(names []string) string {
 	if n := len(names) - 1; n > 0 {
-		more = fmt.Sprintf(" and %d more", n)
+		return fmt.Sprintf("%s and %d more", names[0], n)
 	}
-	return fmt.Sprintf("packets of pods would pass by others' %s%s; if the files ask for \"bpf\" they do", names[0], more)
+	return names[0]
 }
 
 // withoutUplinks says which packets pass the stack all the same.
@@ -426,6 +430,9 @@ func tracking(s *situation) string {
 		return "nftables carries the services, and what it translates has to be tracked to be translated back"
 	case s.straight && s.covered():
 		return "routing.hostRouting isn't legacy: what pods send each other and other hosts doesn't pass connection tracking anyway"
+	case s.left && s.set.Host != nil && len(s.set.Host.Translating) > 0:
+		return fmt.Sprintf("others' %s may translate it, which takes tracking; if the files ask for \"on\" it doesn't any more",
+			firstOf(s.set.Host.Translating))
 	}
 	return ""
 }

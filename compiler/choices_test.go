@@ -85,6 +85,7 @@ var cases = []struct {
 	{hostRouting, "auto", "a firewall", nil},
 	{hostRouting, "bpf", "a firewall", nil},
 	{conntrackBypass, "auto", "a firewall", nil},
+	{conntrackBypass, "on", "a firewall", nil},
 	{masquerading, "auto", "with an address, a firewall", addressed},
 	{conntrackBypass, "auto", "no uplink", func(c *schema.Config) { c.Nodes["n"] = schema.Node{PodCIDRs: []string{"10.0.0.0/24"}} }},
 	{conntrackBypass, "auto", "an uplink that is gone", func(c *schema.Config) {
@@ -120,6 +121,7 @@ func guarded(set *features.Set) *features.Set {
 	with, host := *set, *set.Host
 	with.Host = &host
 	host.Firewall = []string{"iptables chain FORWARD of table filter", "iptables chain POSTROUTING of table nat"}
+	host.Translating = host.Firewall[1:]
 	return &with
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -35,9 +36,13 @@ func inside(t *testing.T, f func() error) {
 
 func expect(t *testing.T, when string, want ...string) {
 	t.Helper()
-	got, err := Others()
+	got, nat, err := Others()
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%s: %q, want %q; %v", when, got, want, err)
+	}
+	want = slices.DeleteFunc(slices.Clone(want), func(name string) bool { return !strings.HasSuffix(name, " nat") })
+	if !slices.Equal(nat, want) {
+		t.Errorf("%s: of them translate %q, want %q", when, nat, want)
 	}
 }
 

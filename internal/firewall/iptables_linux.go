@@ -34,28 +34,30 @@ func LegacyTables(root string, v6 bool) []string {
 	return strings.Fields(string(data))
 }
 
-// legacyChains names the chains that have rules, or drop what has none. Where that can't be read, a table that others most
-// likely have for a reason counts.
-func legacyChains(v6 bool) (names []string) {
+// legacyChains names the chains that have rules, or drop what has none, and those among them that translate addresses. Where
+// that can't be read, a table that others most likely have for a reason counts.
+func legacyChains(v6 bool) (names, nat []string) {
 	tool := "iptables"
 	if v6 {
 		tool = "ip6tables"
 	}
 	for _, table := range LegacyTables("", v6) {
-		t, err := readLegacy(v6, table)
-		if err != nil {
-			if table == "nat" || table == "filter" {
-				names = append(names, fmt.Sprintf("%s table %s", tool, table))
+		var found []string
+		if t, err := readLegacy(v6, table); err == nil {
+			for _, h := range legacyHooks {
+				if t.sees(h.number) {
+					found = append(found, fmt.Sprintf("%s chain %s of table %s", tool, h.chain, table))
+				}
 			}
-			continue
+		} else if table == "nat" || table == "filter" {
+			found = append(found, fmt.Sprintf("%s table %s", tool, table))
 		}
-		for _, h := range legacyHooks {
-			if t.sees(h.number) {
-				names = append(names, fmt.Sprintf("%s chain %s of table %s", tool, h.chain, table))
-			}
+		names = append(names, found...)
+		if table == "nat" {
+			nat = append(nat, found...)
 		}
 	}
-	return names
+	return names, nat
 }
 
 // LegacyDrops reports whether the chain of a hook drops what no rule of it accepts. It must be one of [LegacyTables]: asking for

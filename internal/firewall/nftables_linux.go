@@ -51,15 +51,18 @@ func Sees(conn *nftables.Conn, c *nftables.Chain, hooks ...*nftables.ChainHook) 
 	return false
 }
 
-// nftChains names others' chains that forwarded packets pass.
-func nftChains() (names []string, err error) {
+// nftChains names others' chains that forwarded packets pass, and those among them that translate addresses.
+func nftChains() (names, nat []string, err error) {
 	err = EachChain(func(conn *nftables.Conn, c *nftables.Chain, name string) {
 		if Sees(conn, c, nftables.ChainHookPrerouting, nftables.ChainHookForward, nftables.ChainHookPostrouting) {
 			names = append(names, name)
+			if c.Type == nftables.ChainTypeNAT {
+				nat = append(nat, name)
+			}
 		}
 	})
 	if err != nil && !lacks(err) {
-		return nil, err
+		return nil, nil, err
 	}
-	return names, nil
+	return names, nat, nil
 }

@@ -12,24 +12,26 @@ import (
 )
 
 // Others names what forwarded packets pass that isn't plumb's, in order: chains that have rules, or drop what has none, and
-// IPsec policies. What can't be asked for, as the kernel lacks it or the caller its rights, isn't there.
-func Others() ([]string, error) {
-	names, err := nftChains()
-	if err != nil {
-		return nil, fmt.Errorf("list others' chains of nftables: %w", err)
+// IPsec policies; and those chains among them that translate addresses. What can't be asked for, as the kernel lacks it or the
+// caller its rights, isn't there.
+func Others() (names, nat []string, err error) {
+	if names, nat, err = nftChains(); err != nil {
+		return nil, nil, fmt.Errorf("list others' chains of nftables: %w", err)
 	}
 	for _, v6 := range []bool{false, true} {
-		names = append(names, legacyChains(v6)...)
+		legacy, translating := legacyChains(v6)
+		names, nat = append(names, legacy...), append(nat, translating...)
 	}
 	some, err := ipsec()
 	if err != nil {
-		return nil, fmt.Errorf("list IPsec policies: %w", err)
+		return nil, nil, fmt.Errorf("list IPsec policies: %w", err)
 	}
 	if some {
 		names = append(names, "IPsec policies")
 	}
 	slices.Sort(names)
-	return names, nil
+	slices.Sort(nat)
+	return names, nat, nil
 }
 
 // lacking are the kernel's ways to say that it hasn't got something, or that the caller may not know.

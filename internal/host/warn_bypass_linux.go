@@ -17,7 +17,7 @@ import (
 func (h *Host) Bypassed(beyond bool) []string {
 	var names []string
 	err := h.root.Do(func() (err error) {
-		names, err = firewall.Others()
+		names, _, err = firewall.Others()
 		return err
 	})
 	if err != nil || len(names) == 0 {

@@ -85,6 +85,8 @@ type HostFacts struct {
 	// Firewall is what others have that forwarded packets pass, in order: "nftables chain forward of table inet filter",
 	// "iptables chain POSTROUTING of table nat", "IPsec policies". Chains without rules that drop nothing don't count.
 	Firewall []string `json:"firewall,omitempty"`
+	// Translating are the chains among them that translate addresses.
+	Translating []string `json:"translating,omitempty"`
 	// Guest says that the network namespace isn't the machine's own, so that what belongs to the whole machine is somebody
 	// else's to set.
 	Guest bool `json:"guest,omitempty"`

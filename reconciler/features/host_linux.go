@@ -80,7 +80,7 @@ func hostFacts() (*HostFacts, error) {
 		d.XDP, d.Reason, d.XDPUnknown = xdpMode(netdev, a.Index)
 		facts.Devices[a.Name] = d
 	}
-	if facts.Firewall, err = firewall.Others(); err != nil {
+	if facts.Firewall, facts.Translating, err = firewall.Others(); err != nil {
 		return nil, err
 	}
 	facts.LocalPorts = strings.Join(strings.Fields(line("/proc/sys/net/ipv4/ip_local_port_range")), "-")

@@ -106,7 +106,9 @@ const (
 
 func holds(q host.Qdisc) bool { return q.Packets == packets && q.FlowPackets == flowPackets }
 
-func held(q host.Qdisc) string { return fmt.Sprintf("holds %d packets, %d of a flow", q.Packets, q.FlowPackets) }
+func held(q host.Qdisc) string {
+	return fmt.Sprintf("holds %d packets, %d of a flow", q.Packets, q.FlowPackets)
+}
 
 // fq is one as plumb makes it.
 func fq(a netlink.QdiscAttrs) netlink.Qdisc {
