@@ -1,5 +1,5 @@
 // Package qdisc is the kind of the queueing discipline that a device sends by: fq, which lets packets go at the times
-// written on them, and tbf and htb, which hold them back to a rate where there is no fq.
+// written on them, and tbf, which holds them back to a rate where there is no fq.
 //
 // The handle is the mark, set in the call that makes the qdisc. Handle 0 is the kernel's own choice: it is replaced, and
 // comes back by itself when ours is deleted. Anything else is somebody's.
@@ -7,7 +7,6 @@ package qdisc
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"plumb.internal/plumb/reconciler/features"
@@ -21,7 +20,6 @@ const Kind resource.Kind = "qdisc"
 const (
 	FQ  = "fq"  // one for each queue of the device, under mq
 	TBF = "tbf" // one rate for all
-	HTB = "htb" // a rate for each class
 )
 
 // Qdisc is the root queueing discipline of one device.
@@ -31,8 +29,6 @@ type Qdisc struct {
 	Type  string
 	// Rate is that of tbf, in bits per second.
 	Rate uint64
-	// Classes are those of htb, in the order of their numbers.
-	Classes []Class
 	// Link is what makes the device; zero for somebody else's.
 	Link resource.ID
 	From string
@@ -43,13 +39,6 @@ type Qdisc struct {
 	Faults string
 	// Handle is that of somebody else's: "1:".
 	Handle string
-}
-
-// Class is what htb sends at a rate of its own: packets whose priority is the handle's major number and Minor. All others
-// pass at once.
-type Class struct {
-	Minor uint16
-	Rate  uint64 // bits per second
 }
 
 // ID implements resource.Resource.
@@ -77,8 +66,6 @@ func (q Qdisc) Requires() []features.Feature {
 		return []features.Feature{features.QdiscFQ}
 	case TBF:
 		return []features.Feature{features.QdiscTBF}
-	case HTB:
-		return []features.Feature{features.QdiscHTB}
 	}
 	return nil
 }
@@ -112,9 +99,6 @@ func (q Qdisc) Describe() string {
 	if q.Rate != 0 {
 		b.WriteString(" rate " + resource.RateText(q.Rate))
 	}
-	for _, c := range q.Classes {
-		fmt.Fprintf(&b, " class :%x rate %s", c.Minor, resource.RateText(c.Rate))
-	}
 	return b.String()
 }
 
@@ -136,31 +120,8 @@ func (Ops) Diff(observed, desired Qdisc) (fields []resource.Field, inPlace bool)
 	if observed.Faults != desired.Faults {
 		add("faults", observed.Faults, desired.Faults)
 	}
-	for _, c := range desired.Classes {
-		switch old, ok := observed.class(c.Minor); {
-		case !ok:
-			add(c.name(), "", resource.RateText(c.Rate))
-		case old.Rate/8 != c.Rate/8:
-			add(c.name(), resource.RateText(old.Rate), resource.RateText(c.Rate))
-		}
-	}
-	for _, c := range observed.Classes {
-		if _, ok := desired.class(c.Minor); !ok {
-			add(c.name(), resource.RateText(c.Rate), "")
-		}
-	}
 	return fields, true
 }
-
-func (q Qdisc) class(minor uint16) (Class, bool) {
-	i := slices.IndexFunc(q.Classes, func(c Class) bool { return c.Minor == minor })
-	if i < 0 {
-		return Class{}, false
-	}
-	return q.Classes[i], true
-}
-
-func (c Class) name() string { return fmt.Sprintf("class :%x rate", c.Minor) }
 
 // Conflicts implements reconciler.Conflicter: an administrator's qdisc is in the way of ours.
 func (Ops) Conflicts(desired resource.State, foreign []Qdisc) []resource.Conflict {

@@ -39,7 +39,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Qdisc) (owned, fo
 		}
 		for _, l := range links {
 			isAsked := asked[resource.Device{NetNS: devices.NS.Name, Name: l.Name}]
-			if !isAsked && !slices.Contains([]string{FQ, TBF, HTB, mq}, l.Qdisc) {
+			if !isAsked && !slices.Contains([]string{FQ, TBF, mq}, l.Qdisc) {
 				continue
 			}
 			list, err := devices.NS.Qdiscs()
@@ -50,11 +50,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Qdisc) (owned, fo
 			switch {
 			case i < 0 || list[i].Handle == 0: // none, or the kernel's own
 			case list[i].Handle == root:
-				q, err := observe(devices.NS, l, list, list[i])
-				if err != nil {
-					return nil, nil, err
-				}
-				owned = append(owned, q)
+				owned = append(owned, observe(devices.NS, l, list, list[i]))
 			case isAsked:
 				foreign = append(foreign, Qdisc{NetNS: devices.NS.Name, Dev: l.Name, Type: list[i].Kind, Rate: list[i].Rate * 8,
 					Handle: fmt.Sprintf("%x:", list[i].Handle>>16)})
@@ -65,7 +61,7 @@ func (Ops) Observe(ctx context.Context, h *host.Host, wanted []Qdisc) (owned, fo
 }
 
 // observe describes one of ours.
-func observe(ns *host.NS, l *host.Link, list []host.Qdisc, top host.Qdisc) (Qdisc, error) {
+func observe(ns *host.NS, l *host.Link, list []host.Qdisc, top host.Qdisc) Qdisc {
 	q := Qdisc{NetNS: ns.Name, Dev: l.Name, Type: top.Kind, Rate: top.Rate * 8}
 	switch top.Kind {
 	case FQ:
@@ -84,16 +80,8 @@ func observe(ns *host.NS, l *host.Link, list []host.Qdisc, top host.Qdisc) (Qdis
 		}
 		slices.Sort(faults)
 		q.Faults = strings.Join(faults, ", ")
-	case HTB:
-		classes, err := classes(ns, l)
-		if err != nil {
-			return q, err
-		}
-		for _, c := range classes {
-			q.Classes = append(q.Classes, Class{Minor: uint16(c.Handle), Rate: c.Rate * 8})
-		}
 	}
-	return q, nil
+	return q
 }
 
 // An fq holds so many packets, and so many of one flow. What limits let wait has to fit, or its time is lost with it: packets
@@ -128,27 +116,6 @@ func others(list []host.Qdisc, l *host.Link) []host.Qdisc {
 	return found
 }
 
-// classes lists the classes of ours on a device, in order.
-func classes(ns *host.NS, l *host.Link) ([]*netlink.HtbClass, error) {
-	for try := 0; ; try++ {
-		list, err := ns.Handle().ClassList(l, root)
-		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 20 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list the classes of %s: %w", l.Name, err)
-		}
-		var ours []*netlink.HtbClass
-		for _, c := range list {
-			if htb, ok := c.(*netlink.HtbClass); ok && c.Attrs().Handle>>16 == root>>16 {
-				ours = append(ours, htb)
-			}
-		}
-		slices.SortFunc(ours, func(a, b *netlink.HtbClass) int { return int(a.Handle) - int(b.Handle) })
-		return ours, nil
-	}
-}
-
 // Create implements reconciler.Ops. The kernel refuses where somebody has put a qdisc of his own meanwhile.
 func (Ops) Create(_ context.Context, h *host.Host, q Qdisc) error {
 	ns, l, err := find(h, q)
@@ -166,7 +133,7 @@ func (Ops) Create(_ context.Context, h *host.Host, q Qdisc) error {
 	return q.fill(h, ns, l)
 }
 
-// Update implements reconciler.Ops: another rate, other classes, or a queue that lost its fq.
+// Update implements reconciler.Ops: another rate, or a queue that lost its fq.
 func (Ops) Update(_ context.Context, h *host.Host, from, to Qdisc) error {
 	ns, l, err := find(h, to)
 	if err != nil {
@@ -235,25 +202,15 @@ func (q Qdisc) top(l *host.Link) (netlink.Qdisc, error) {
 		rate := q.Rate / 8
 		burst := burst(rate)
 		return &netlink.Tbf{QdiscAttrs: attrs(l), Rate: rate, Buffer: ticks(rate, burst), Limit: burst + queue(rate)}, nil
-	case HTB:
-		return netlink.NewHtb(attrs(l)), nil
 	}
 	return nil, fmt.Errorf("%q isn't a type of plumb's", q.Type)
 }
 
-// fill makes what is below the root what it should be.
+// fill gives every queue that is in use an fq of its own. Their handles are the kernel's choice: they are below ours.
 func (q Qdisc) fill(h *host.Host, ns *host.NS, l *host.Link) error {
-	switch q.Type {
-	case FQ:
-		return q.fillQueues(h, ns, l)
-	case HTB:
-		return q.fillClasses(h, ns, l)
+	if q.Type != FQ {
+		return nil
 	}
-	return nil
-}
-
-// fillQueues gives every queue that is in use an fq of its own. Their handles are the kernel's choice: they are below ours.
-func (q Qdisc) fillQueues(h *host.Host, ns *host.NS, l *host.Link) error {
 	ns.Forget()
 	list, err := ns.Qdiscs()
 	if err != nil {
@@ -269,40 +226,6 @@ func (q Qdisc) fillQueues(h *host.Host, ns *host.NS, l *host.Link) error {
 	ns.Forget()
 	return nil
 }
-
-// fillClasses makes the classes of htb. New rates come first, so that no packet finds its class gone.
-func (q Qdisc) fillClasses(h *host.Host, ns *host.NS, l *host.Link) error {
-	there, err := classes(ns, l)
-	if err != nil {
-		return err
-	}
-	for _, c := range q.Classes {
-		rate := c.Rate / 8
-		if slices.ContainsFunc(there, func(t *netlink.HtbClass) bool { return uint16(t.Handle) == c.Minor && t.Rate == rate }) {
-			continue
-		}
-		h.Wrote("set class %x of %s to %s", c.Minor, q.ID(), resource.RateText(c.Rate))
-		burst := ticks(rate, burst(rate))
-		err := ns.Handle().ClassReplace(&netlink.HtbClass{ClassAttrs: netlink.ClassAttrs{LinkIndex: l.Index, Parent: root, Handle: root | uint32(c.Minor)},
-			Rate: rate, Ceil: rate, Buffer: burst, Cbuffer: burst, Quantum: quantum})
-		if err != nil {
-			return fmt.Errorf("set class %x of %s: %w", c.Minor, q.ID(), err)
-		}
-	}
-	for _, t := range there {
-		if _, ok := q.class(uint16(t.Handle)); ok {
-			continue
-		}
-		h.Wrote("delete class %x of %s", uint16(t.Handle), q.ID())
-		if err := ns.Handle().ClassDel(t); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete class %x of %s: %w", uint16(t.Handle), q.ID(), err)
-		}
-	}
-	return nil
-}
-
-// quantum is how much a class sends in its turn, in bytes.
-const quantum = 64 << 10
 
 // burst is how many bytes may go at once at a rate in bytes per second: what it sends in 10 ms, since timers aren't finer
 // on old kernels, and at least one packet as large as the stack makes them.

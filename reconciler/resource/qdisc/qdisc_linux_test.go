@@ -95,8 +95,6 @@ func TestKind(t *testing.T) {
 		Samples: []qdisc.Qdisc{
 			{Dev: "eth0", Type: qdisc.TBF, Rate: 100e6},
 			{Dev: "eth0", Type: qdisc.TBF, Rate: 10e6 + 7}, // not a whole number of bytes
-			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 10e6}}},
-			{Dev: "eth0", Type: qdisc.HTB, Classes: []qdisc.Class{{Minor: 1, Rate: 40e9}, {Minor: 0x12, Rate: 5e6}}},
 			{Dev: "br1", Type: qdisc.FQ},
 			{Dev: "eth1", Type: qdisc.FQ},
 		},
