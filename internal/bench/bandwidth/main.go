@@ -116,7 +116,7 @@ func (o options) limited(ctx context.Context, b *bed, manager, routing string) e
 	fmt.Printf("\n%s, bandwidthManager %s, hostRouting %s, %v each\n", o.attach, manager, routing, o.time)
 	fmt.Printf("%-8s %-12s %10s %9s %9s %9s %9s %9s %9s\n", "limit", "flows", "Mbit/s", "of limit", "resent", "p50 ms", "p99 ms", "too-fast", "qdisc")
 	for _, limit := range o.limits {
-		if err := b.converge(ctx, o.config(manager, routing, limit, "cubic")); err != nil {
+		if err := b.converge(ctx, o.config(manager, routing, limit, "")); err != nil {
 			return err
 		}
 		show := func(name string, f figures, err error) error {
