@@ -190,7 +190,7 @@ var settings = []setting{
 			{value: "on", needs: []features.Feature{features.NFTNotrack}, unfit: tracking,
 				unless: "nftables carries the services, or routing.hostRouting isn't legacy and the node has all uplinks that it names, one at least; " +
 					"for auto also if somebody else's rules translate addresses",
-				why:    "what pods and nodes send each other takes no room in the connection table; all else is tracked"},
+				why: "what pods and nodes send each other takes no room in the connection table; all else is tracked"},
 			{value: "off", why: "the kernel tracks what passes its stack, where anything asks it to"},
 		},
 	},
