@@ -138,7 +138,7 @@ func (b *bed) run(way string, n int, datagrams float64, d time.Duration) (f figu
 	f, err = b.count(flows)
 	f.rate = float64(got.Load()-was) * 8 / time.Since(begun).Seconds()
 	if datagrams > 0 {
-		f.rate *= frame / datagram
+		f.rate *= (datagram + 42) / datagram
 	} else {
 		f.rate *= frame / payload
 	}
@@ -149,8 +149,9 @@ func (b *bed) run(way string, n int, datagrams float64, d time.Duration) (f figu
 	return f, err
 }
 
-// What is in a frame, for TCP with time stamps and UDP.
-const frame, payload, datagram = 1514.0, 1448, 1472
+// What is in a frame of TCP with time stamps, and in a datagram: less than fits, as of one that is cut in two a full queue drops
+// one part.
+const frame, payload, datagram = 1514.0, 1448, 1300.0
 
 // flood sends datagrams of that much at a rate, until what it returns is closed.
 func flood(from, to *os.File, at netip.Addr, rate float64, work *sync.WaitGroup, got *atomic.Int64) (io.Closer, error) {
@@ -172,10 +173,10 @@ func flood(from, to *os.File, at netip.Addr, rate float64, work *sync.WaitGroup,
 	}
 	work.Go(func() {
 		defer l.Close()
-		b := make([]byte, datagram)
+		b := make([]byte, int(datagram))
 		begun := time.Now()
 		for tick := time.NewTicker(2 * time.Millisecond); ; <-tick.C {
-			for sent := 0.0; sent*frame*8 < rate*time.Since(begun).Seconds(); sent++ {
+			for sent := 0.0; sent*(datagram+42)*8 < rate*time.Since(begun).Seconds(); sent++ {
 				if _, err := c.Write(b); errors.Is(err, net.ErrClosed) {
 					return
 				}
