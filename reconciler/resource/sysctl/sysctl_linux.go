@@ -222,8 +222,8 @@ func set(h *host.Host, s Sysctl, fresh bool) error {
 		}
 		s.Value = s.over(now)
 		if fields, _ := (Ops{}).Diff(Sysctl{Value: now}, s); len(fields) == 0 {
-			if fresh { // what we leave alone isn't ours, and an old record isn't about this
-				return dropRecord(h, s)
+			if fresh {
+				return inherit(h, s, now)
 			}
 			return nil
 		}
@@ -247,6 +247,25 @@ func set(h *host.Host, s Sysctl, fresh bool) error {
 		h.Wrote("set %s to %s", s.ID(), s.Value)
 		return write(s.Key, s.Value)
 	})
+}
+
+// congestion is the setting that a new namespace has from the machine's own.
+const congestion = "net.ipv4.tcp_congestion_control"
+
+// inherit records what a new namespace would have if plumb hadn't set it in the root namespace before. What we leave alone
+// otherwise isn't ours, and an old record isn't about this.
+func inherit(h *host.Host, s Sysctl, now string) error {
+	if s.NetNS == "" || s.Key != congestion {
+		return dropRecord(h, s)
+	}
+	rec, err := readRecord(h, Sysctl{Key: s.Key})
+	if err != nil {
+		return err
+	}
+	if rec == nil || rec.Ours != now {
+		return dropRecord(h, s)
+	}
+	return writeRecord(h, s, &record{Key: s.Key, Prior: rec.Prior, Ours: now})
 }
 
 // along reads the settings that the kernel is going to change together with s.

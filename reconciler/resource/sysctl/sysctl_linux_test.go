@@ -240,6 +240,34 @@ func TestCutOffChange(t *testing.T) {
 	}
 }
 
+// A namespace that was made with what plumb gave the root namespace gives that back too; one that has it by itself doesn't.
+func TestInherited(t *testing.T) {
+	const key = "net.ipv4.tcp_congestion_control"
+	allowed := strings.Fields(get(t, kindtest.Root(t), "", "net.ipv4.tcp_allowed_congestion_control"))
+	i := slices.IndexFunc(allowed, func(name string) bool { return name != "reno" })
+	if i < 0 {
+		t.Skipf("namespaces may have %s alone", allowed)
+	}
+	other := allowed[i]
+	for ours, want := range map[string]string{"reno": other, other: "reno"} {
+		h := kindtest.Root(t)
+		kindtest.Pod(t, h, "web")
+		set(t, h, "", key, other)
+		update(t, h, sysctl.Sysctl{Key: key, Value: ours})
+		set(t, h, "web", key, "reno")
+		s := sysctl.Sysctl{NetNS: "web", Key: key, Value: "reno"}
+		if err := (sysctl.Ops{}).Create(t.Context(), h, s); err != nil {
+			t.Fatal(err)
+		}
+		if err := (sysctl.Ops{}).Delete(t.Context(), h, s); err != nil {
+			t.Fatal(err)
+		}
+		if v := get(t, h, "web", key); v != want {
+			t.Errorf("the node has %s and the pod comes back to %s, want %s", ours, v, want)
+		}
+	}
+}
+
 // What is larger already stays: all of it, or those numbers that are. Whatever was there comes back.
 func TestAtLeast(t *testing.T) {
 	const key = "net.ipv4.tcp_rmem"
