@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -184,6 +186,10 @@ func TestMasqueradePorts(t *testing.T) {
 
 // Where all ports are taken, those of closed connections are given away, the oldest first; else nothing is.
 func TestMasqueradeWithoutPorts(t *testing.T) {
+	runtime.LockOSThread() // the thread ends with the test; elsewhere servers of the machine's have ports
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
 	spec, err := Spec("packet")
 	if err != nil {
 		t.Fatal(err)
