@@ -23,6 +23,8 @@ type record struct {
 	Prior string `json:"prior"`
 	// Ours are all values that were set since: the last of them may not have been reached.
 	Ours []string `json:"ours"`
+	// Index is that of the device whose file it is: another one that has the name now was never changed.
+	Index string `json:"index,omitempty"`
 }
 
 // Observe implements reconciler.Ops. It reads the files that are wanted and those that have a record, nothing else. A
@@ -96,8 +98,12 @@ func set(h *host.Host, f File) error {
 		if err != nil || now == ours {
 			return err
 		}
-		if !known {
-			rec.Prior = now
+		index, err := at.index(f.Path)
+		if err != nil {
+			return err
+		}
+		if !known || rec.Index != index {
+			rec = record{Prior: now, Index: index}
 		}
 		if !slices.Contains(rec.Ours, ours) {
 			rec.Ours = append(rec.Ours, ours)
@@ -121,6 +127,10 @@ func (Ops) Delete(_ context.Context, h *host.Host, f File) error {
 		return err
 	}
 	err := visit(h, func(at *machine) error {
+		index, err := at.index(f.Path)
+		if err != nil || index != rec.Index {
+			return err
+		}
 		now, err := at.read(f.Path)
 		switch {
 		case err != nil || now == rec.Prior:
@@ -176,6 +186,19 @@ func (m *machine) find(file string) (where string, s shape, err error) {
 		}
 	}
 	return filepath.Join(m.sysfs, strings.TrimPrefix(file, "/sys")), s, nil
+}
+
+// index is that of the device whose file it is, "" for another file.
+func (m *machine) index(file string) (string, error) {
+	where, _, err := m.find(file)
+	if err != nil || !strings.HasPrefix(file, devices+"/") {
+		return "", err
+	}
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(where), "../../ifindex"))
+	if err != nil {
+		return "", fmt.Errorf("read the number of the device of %s: %w", file, plain(err))
+	}
+	return strings.TrimSpace(string(data)), nil
 }
 
 func (m *machine) read(file string) (string, error) {

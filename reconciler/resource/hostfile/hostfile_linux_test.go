@@ -234,6 +234,45 @@ func TestGone(t *testing.T) {
 	}
 }
 
+// A device that came by the name of one that is gone was never changed: the other's record says nothing of it.
+func TestAnotherDevice(t *testing.T) {
+	h := kindtest.Root(t)
+	ns, err := h.NS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := hostfile.File{Path: hostfile.RPS("br9", 0), Value: "0-1"}
+	replug := func(mask string) {
+		t.Helper()
+		if old, err := ns.Handle().LinkByName("br9"); err == nil {
+			if err := ns.Handle().LinkDel(old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "br9"
+		if err := ns.Handle().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			t.Fatal(err)
+		}
+		device(t, h, f.Path, mask)
+	}
+	unplumbed := func(want string) {
+		t.Helper()
+		remove(t, h, f)
+		if v := device(t, h, f.Path, ""); v != want {
+			t.Errorf("the mask is %s, want %s", v, want)
+		}
+	}
+	replug("1")
+	update(t, h, f)
+	replug("2")
+	update(t, h, f)
+	unplumbed("2")
+	update(t, h, f)
+	replug("3") // the same as ours, but not by us
+	unplumbed("3")
+}
+
 // What the machine hasn't got is found before anything is written, and so is what the kernel refuses or alters.
 func TestErrors(t *testing.T) {
 	h := kindtest.Root(t)
