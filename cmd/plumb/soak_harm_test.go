@@ -44,6 +44,7 @@ var harms = map[string]func(s *soak, r resource.Resource) error{
 	"bpfprog":  (*soak).harmPin,
 	"bpfmap":   (*soak).harmPin,
 	"endpoint": (*soak).harmEntry,
+	"uplink":   (*soak).harmEntry,
 	"service":  (*soak).harmEntry,
 	"nft":      (*soak).harmTable,
 }
@@ -67,8 +68,10 @@ func (s *soak) spoil() {
 		s.change = s.chance()
 		if kind == "qdisc" {
 			err = s.harmQdisc(o)
+		} else if harm := harms[kind]; harm != nil {
+			err = harm(s, byKind[kind][s.rnd.IntN(len(byKind[kind]))])
 		} else {
-			err = harms[kind](s, byKind[kind][s.rnd.IntN(len(byKind[kind]))])
+			s.Fatalf("nobody knows how to harm a %s", kind)
 		}
 		if err == nil {
 			s.count[kind+map[bool]string{true: " changed", false: " deleted"}[s.change]]++
