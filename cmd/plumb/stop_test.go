@@ -80,7 +80,7 @@ func stopMidway(t *testing.T, l *lab.Lab, cmd *exec.Cmd, some func(namespaces in
 	names := fmt.Sprintf("/proc/%d/root/run/netns", l.Nodes[0].PID)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+	for deadline := time.Now().Add(2 * time.Minute); ; <-tick.C {
 		entries, err := os.ReadDir(names)
 		if err == nil && some(len(entries)) {
 			break

@@ -19,10 +19,11 @@ const traced = "sendto,sendmsg,sendmmsg,bpf,write,writev,pwrite64,pwritev,openat
 // What of it writes nothing.
 var harmless = []*regexp.Regexp{
 	// Netlink dumps and questions.
-	regexp.MustCompile(`^send(to|msg)\(\d+(<[^>]*>+)?, .*(nlmsg_type=(RTM_GET|CTRL_CMD_GETFAMILY|NFNL_SUBSYS_NFTABLES<<8\|NFT_MSG_GET|SOCK_DIAG_BY_FAMILY)\w*)`),
-	// strace doesn't know the sockets of other namespaces: every fourth type from RTM_GETLINK (0x12) on asks. In the
-	// family netdev command 1 asks.
+	regexp.MustCompile(`^send(to|msg)\(\d+(<[^>]*>+)?, .*(nlmsg_type=(RTM_GET|CTRL_CMD_GETFAMILY|NFNL_SUBSYS_NFTABLES<<8\|NFT_MSG_GET|SOCK_DIAG_BY_FAMILY|XFRM_MSG_GETPOLICY)\w*)`),
+	// strace doesn't know the sockets of other namespaces: every fourth type from RTM_GETLINK (0x12) on asks, and every
+	// third one of nftables (0xa00) from NFT_MSG_GETTABLE on, up to the elements of sets. In the family netdev command 1 asks.
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=0x[1-7][26ae] /\* NLMSG_\?\?\? \*/`),
+	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=0xa0[147ad] /\* NLMSG_\?\?\? \*/`),
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=netdev, [^}]*}, "\\x01\\x01`),
 	regexp.MustCompile(`^sendto\(\d+(<[^>]*>+)?, .*nlmsg_type=nlctrl, [^}]*}, "\\x03`),
 	regexp.MustCompile(`^bpf\(BPF_(OBJ_GET|MAP_LOOKUP|PROG_GET|PROG_QUERY|MAP_GET|LINK_GET|BTF_GET|OBJ_GET_INFO|MAP_LOOKUP_BATCH)\w*,`),
