@@ -89,7 +89,7 @@ func (n *node) refused(t *testing.T, from int, to string) {
 	if !errors.Is(err, unix.ECONNREFUSED) && (from != 0 || !errors.Is(err, unix.EPERM)) {
 		t.Errorf("UDP to %s without backends: %v", to, err)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > 5*time.Second { // on a busy machine a SYN is sent twice, a second later
 		t.Errorf("it takes %s to be refused", took)
 	}
 }
