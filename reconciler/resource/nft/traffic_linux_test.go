@@ -74,24 +74,28 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// refused checks that a service without backends says so at once.
+// refused checks that a service without backends says so at once. On a busy machine a SYN may be sent twice, a second later.
 func (n *node) refused(t *testing.T, from int, to string) {
 	t.Helper()
-	start := time.Now()
-	if c, err := n.dial(t, from, "tcp", to); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Errorf("TCP to %s without backends: connection %v, error %v", to, c, err)
+	var took time.Duration
+	for range 3 {
+		start := time.Now()
+		if c, err := n.dial(t, from, "tcp", to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("TCP to %s without backends: connection %v, error %v", to, c, err)
+		}
+		c, err := n.dial(t, from, "udp", to)
+		if err == nil {
+			_, err = ask(c)
+		}
+		// A datagram of the host's own doesn't get past the output hook, and the sender is told by that.
+		if !errors.Is(err, unix.ECONNREFUSED) && (from != 0 || !errors.Is(err, unix.EPERM)) {
+			t.Errorf("UDP to %s without backends: %v", to, err)
+		}
+		if took = time.Since(start); took <= time.Second {
+			return
+		}
 	}
-	c, err := n.dial(t, from, "udp", to)
-	if err == nil {
-		_, err = ask(c)
-	}
-	// A datagram of the host's own doesn't get past the output hook, and the sender is told by that.
-	if !errors.Is(err, unix.ECONNREFUSED) && (from != 0 || !errors.Is(err, unix.EPERM)) {
-		t.Errorf("UDP to %s without backends: %v", to, err)
-	}
-	if took := time.Since(start); took > 5*time.Second { // on a busy machine a SYN is sent twice, a second later
-		t.Errorf("it takes %s to be refused", took)
-	}
+	t.Errorf("it takes %s to be refused, the third time too", took)
 }
 
 // What is established keeps its backend as long as there is that backend; a UDP flow gets another one at once.
